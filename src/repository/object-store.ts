@@ -1,0 +1,39 @@
+/** What is stored: bytes in memory, or a sealed file that is too large for that. */
+export type ObjectBody = Uint8Array | { readonly file: string; readonly bytes: number };
+
+export interface StoredObject {
+  readonly key: string;
+  readonly bytes: number;
+  /** When the store says it was written, milliseconds since 1970. */
+  readonly modified: number;
+}
+
+/**
+ * The port behind which a repository's objects lie. One contract suite (test/contract/object-store.ts) holds every
+ * adapter to these promises:
+ *
+ * - `put` resolves only when the object is durable and was compared with its digest; until then no other reader sees
+ *   it, not even in part. It never replaces an object: a second put of the same key with the same bytes is a success,
+ *   with other bytes an error.
+ * - `get` and `open` throw OperatorError `damaged` ("... is missing") for a key that is not there.
+ * - `list` yields every object below a prefix, in the order of the keys' bytes, none twice.
+ * - Every other failure (refused, full, read-only, unreachable, timed out after retries) is OperatorError
+ *   `store-failed` with the store's own words and a hint; a missing bucket or directory is `no-repository`.
+ * - Every call ends: a store that stops answering is an error after a time limit, and an aborted signal ends it at once.
+ *
+ * Keys are ASCII letters, digits, `.`, `-`, `_` and `/`.
+ */
+export interface ObjectStore {
+  /** For people: the URL without credentials. */
+  readonly url: string;
+  /** @param sha256 hexadecimal digest of the body, which the caller has computed from the bytes it hands over */
+  put(key: string, body: ObjectBody, sha256: string, signal?: AbortSignal): Promise<void>;
+  get(key: string, signal?: AbortSignal): Promise<Buffer>;
+  /** Stream an object; for those that may be larger than memory. */
+  open(key: string, signal?: AbortSignal): AsyncIterable<Uint8Array>;
+  list(prefix: string, signal?: AbortSignal): AsyncIterable<StoredObject>;
+  /** Remove an object; one that is not there is a success. */
+  remove(key: string, signal?: AbortSignal): Promise<void>;
+  /** Free sockets and temporary files. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,24 @@
+import { defineConfig } from "vitest/config";
+
+/**
+ * Two projects: `fast` needs nothing but Node and is done in seconds; `real` talks to real Postfix instances, a real S3
+ * server, and kills real processes. Files named `*.real.test.ts` are the second kind.
+ */
+export default defineConfig({
+  test: {
+    maxWorkers: 2,
+    projects: [
+      {
+        test: { name: "fast", include: ["test/**/*.test.ts"], exclude: ["test/**/*.real.test.ts"], testTimeout: 30_000 },
+      },
+      {
+        test: {
+          name: "real",
+          include: ["test/**/*.real.test.ts"],
+          testTimeout: 180_000,
+          hookTimeout: 120_000,
+        },
+      },
+    ],
+  },
+});
