@@ -254,14 +254,18 @@ export class PrivatePostfix {
     return submit(this.port, letters, connections);
   }
 
-  /** Hand a letter to sendmail(1) as a local user; works while Postfix is down: the file then waits in maildrop. */
+  /**
+   * Submit a letter locally, as sendmail(1) for root and as postdrop(1) for another user. Works while Postfix is down:
+   * the file then waits in maildrop. (sendmail takes a configuration directory from nobody but root.)
+   */
   async sendmail(letter: Letter, uid = 0): Promise<void> {
-    // With the real group postdrop, postdrop(1) isn't set-gid for us and accepts our configuration directory.
-    const gid = uid === 0 ? 0 : groupId("postdrop");
-    const args = ["-C", this.configDirectory, "-i", "-f", letter.sender, "--", ...letter.recipients];
-    const child = spawn("sendmail", args, { env: this.env(), cwd: "/", uid, gid });
-    const result = await collect(child, letter.text);
-    if (result.code !== 0) throw new Error(`sendmail exited with ${result.code}: ${result.stderr}`);
+    const child =
+      uid === 0
+        ? spawn("sendmail", ["-i", "-f", letter.sender, "--", ...letter.recipients], { env: this.env(), cwd: "/" })
+        : // With the real group postdrop, postdrop isn't set-gid for us and accepts our configuration directory.
+          spawn("postdrop", ["-r"], { env: this.env(), cwd: "/", uid, gid: groupId("postdrop") });
+    const result = await collect(child, uid === 0 ? letter.text : postdropRecords(letter));
+    if (result.code !== 0) throw new Error(`the local submission exited with ${result.code}: ${result.stderr}`);
   }
 
   /** Put messages on hold as an administrator does. Returns what postsuper said. */
@@ -417,6 +421,32 @@ function masterCf(port: number, more: readonly string[]): string {
     "postlog unix-dgram n - n - 1 postlogd",
   ];
   return [...services, ...more, ""].join("\n");
+}
+
+/** What sendmail(1) tells postdrop(1): sender, recipients, the text line by line, in Postfix's record format. */
+function postdropRecords(letter: Letter): Buffer {
+  const record = (type: string, payload: string) => {
+    const length = [];
+    for (let rest = payload.length; ; rest >>= 7) {
+      length.push(rest > 127 ? (rest & 127) | 128 : rest);
+      if (rest <= 127) break;
+    }
+    return Buffer.concat([Buffer.from(type), Buffer.from(length), Buffer.from(payload, "latin1")]);
+  };
+  const lines = letter.text.toString("latin1").replace(/\n$/, "").split("\n");
+  return Buffer.concat([
+    record("S", letter.sender),
+    ...letter.recipients.map((address) => record("R", address)),
+    record("M", ""),
+    ...lines.flatMap((line) => cut(line).map((piece, index, all) => record(index + 1 < all.length ? "L" : "N", piece))),
+    record("X", ""),
+    record("E", ""),
+  ]);
+}
+
+/** A line in pieces of line_length_limit (2048) bytes. */
+function cut(line: string): string[] {
+  return line === "" ? [""] : (line.match(/.{1,2048}/gs) ?? []);
 }
 
 /** A port nobody listens on now, below the range the kernel gives to outgoing connections. */
