@@ -130,10 +130,11 @@ export function processesOf(directory: string): number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .filter((pid) => pid !== process.pid && belongsTo(pid, directory));
+    .filter((pid) => pid !== process.pid && worksIn(pid, directory));
 }
 
-function belongsTo(pid: number, directory: string): boolean {
+/** Whether a process works in the directory, or was started with a MAIL_CONFIG inside it. */
+export function worksIn(pid: number, directory: string): boolean {
   try {
     const cwd = readlinkSync(`/proc/${pid}/cwd`);
     if (cwd === directory || cwd.startsWith(`${directory}/`)) return true;
