@@ -17,8 +17,15 @@ export interface EvidenceFile {
   readonly path: string;
 }
 
-/** Levels of hash directories that are looked at; Postfix makes up to `hash_queue_depth`, 1 unless changed. */
-const usualDepths = [0, 1, 2, 3, 4] as const;
+/** Where to look for a message: what {@link locate} needs to know of an instance. */
+export interface SpoolPlace {
+  readonly queueDirectory: string;
+  /** `hash_queue_depth`. Files may be elsewhere: it may have been changed since they were queued. */
+  readonly hashDepth: number;
+}
+
+/** Levels of hash directories looked at whatever `hash_queue_depth` (1 unless changed) is now. */
+const usualDepth = 4;
 
 /**
  * The files of one queue, flat or hashed to any depth. Names Postfix ignores (temporary files, leftovers) and
@@ -47,29 +54,23 @@ export function listEvidence(queueDirectory: string): EvidenceFile[] {
 /**
  * Look for one id in every queue, in the order of {@link messageQueues}, without a walk. A message that moves
  * meanwhile may be seen in two queues or, moving against the order, in none.
- *
- * @param depths levels of hash directories a file may be below; default 0 to 4
  */
-export function locate(queueDirectory: string, id: string, depths: readonly number[] = usualDepths): SpoolFile[] {
+export function locate({ queueDirectory, hashDepth }: SpoolPlace, id: string): SpoolFile[] {
+  const deepest = Math.max(usualDepth, hashDepth);
   return messageQueues.flatMap((queue) => {
-    const path = locateIn(join(queueDirectory, queue), id, depths);
+    const path = locateIn(`${queueDirectory}/${queue}`, id, deepest);
     return path === undefined ? [] : [{ queue, id, path }];
   });
 }
 
 /** The path of a message's log of one kind, or undefined where there is none. */
-export function locateLog(
-  queueDirectory: string,
-  log: LogKind,
-  id: string,
-  depths: readonly number[] = usualDepths,
-): string | undefined {
-  return locateIn(join(queueDirectory, log), id, depths);
+export function locateLog(queueDirectory: string, log: LogKind, id: string, hashDepth = 1): string | undefined {
+  return locateIn(`${queueDirectory}/${log}`, id, Math.max(usualDepth, hashDepth));
 }
 
-function locateIn(directory: string, id: string, depths: readonly number[]): string | undefined {
+function locateIn(directory: string, id: string, deepest: number): string | undefined {
   if (!isQueueId(id)) throw new OperatorError("damaged", `${JSON.stringify(id)} is no queue id`);
-  for (const depth of depths) {
+  for (let depth = 0; depth <= deepest; depth++) {
     const path = join(directory, ...hashDirectories(id, depth), id);
     if (lstatSync(path, { throwIfNoEntry: false })?.isFile()) return path;
   }
