@@ -32,7 +32,10 @@ export interface PostfixOptions {
   readonly hashQueueNames?: string;
   /** Default Postfix's own: 1. */
   readonly hashQueueDepth?: number;
-  /** Mail for the domains of this sink goes there; all other mail is refused at once and therefore deferred. */
+  /**
+   * Mail for the domains of this sink goes there, mail for discard.test counts as delivered and is thrown away; all other
+   * mail is refused at once and therefore deferred.
+   */
   readonly sink?: Sink;
   /** More transport map entries, such as `{ "x.test": "error:5.1.1 no" }`. */
   readonly transports?: Readonly<Record<string, string>>;
@@ -323,6 +326,9 @@ export class PrivatePostfix {
     for (const directory of ["etc", "spool", "data", "log"]) mkdirSync(join(this.directory, directory));
     for (const directory of ["data", "log"]) chownSync(join(this.directory, directory), owner, -1);
     chmodSync(this.dataDirectory, 0o700);
+    // postsuper drops to this user before it logs, and fails after its work if it then can't (with Postfix stopped).
+    writeFileSync(this.logFile, "");
+    chownSync(this.logFile, owner, -1);
     this.port = await freePort();
     this.writeConfiguration();
     await this.postfix("check");
@@ -342,7 +348,7 @@ export class PrivatePostfix {
 }
 
 function mainCf(instance: PrivatePostfix, options: PostfixOptions): string {
-  const transports = { ...options.sink?.transports, ...options.transports };
+  const transports = { "discard.test": "discard:thrown away", ...options.sink?.transports, ...options.transports };
   const parameters: Record<string, string> = {
     compatibility_level: "3.6",
     queue_directory: instance.queueDirectory,
@@ -372,7 +378,6 @@ function mainCf(instance: PrivatePostfix, options: PostfixOptions): string {
     transport_maps: `inline:{${Object.entries(transports)
       .map(([domain, hop]) => `{${domain}=${hop}}`)
       .join(" ")}}`,
-    ...(Object.keys(transports).length === 0 ? { transport_maps: "" } : {}),
     ...(options.name === undefined ? {} : { multi_instance_name: options.name, multi_instance_enable: "yes" }),
     ...(options.longIds ? { enable_long_queue_ids: "yes" } : {}),
     ...(options.hashQueueNames === undefined ? {} : { hash_queue_names: options.hashQueueNames }),
