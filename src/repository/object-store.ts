@@ -19,13 +19,19 @@ export interface StoredObject {
  * - `list` yields every object below a prefix, in the order of the keys' bytes, none twice.
  * - Every other failure (refused, full, read-only, unreachable, timed out after retries) is OperatorError
  *   `store-failed` with the store's own words and a hint; a missing bucket or directory is `no-repository`.
- * - Every call ends: a store that stops answering is an error after a time limit, and an aborted signal ends it at once.
+ * - Every call ends: a store that stops answering is an error after a time limit, and an aborted signal ends it at once
+ *   with the signal's reason.
  *
  * Keys are ASCII letters, digits, `.`, `-`, `_` and `/`.
  */
 export interface ObjectStore {
   /** For people: the URL without credentials. */
   readonly url: string;
+  /**
+   * Make the place objects go to, where that is ours to make: a directory with its parents; a bucket must exist. Only
+   * `init` calls this, for everybody else a place that is not there is an error (a disk that is not mounted).
+   */
+  prepare(signal?: AbortSignal): Promise<void>;
   /** @param sha256 hexadecimal digest of the body, which the caller has computed from the bytes it hands over */
   put(key: string, body: ObjectBody, sha256: string, signal?: AbortSignal): Promise<void>;
   get(key: string, signal?: AbortSignal): Promise<Buffer>;
@@ -34,6 +40,16 @@ export interface ObjectStore {
   list(prefix: string, signal?: AbortSignal): AsyncIterable<StoredObject>;
   /** Remove an object; one that is not there is a success. */
   remove(key: string, signal?: AbortSignal): Promise<void>;
+  /**
+   * Remove what interrupted writers left that is no object: temporary files, multipart uploads. Only what is older than
+   * 48 hours, because another writer may be at work.
+   *
+   * @returns how many
+   */
+  sweep(signal?: AbortSignal): Promise<number>;
   /** Free sockets and temporary files. */
   close(): Promise<void>;
 }
+
+/** Age from which an unfinished upload counts as abandoned. */
+export const staleAfterMs = 48 * 60 * 60 * 1000;

@@ -1,0 +1,4 @@
+/** Text of RECOVER.txt. */
+export function recoveryPage(): string {
+  return "";
+}
