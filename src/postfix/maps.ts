@@ -309,20 +309,33 @@ export function logicalLines(text: string): string[] {
 }
 
 /**
- * Where Cyrus SASL looks for the settings of smtpd(8): `smtpd_sasl_path`.conf in cyrus_sasl_config_path, else in the
- * directories that Debian's and the original library know. All are optional.
+ * Files of the host that Postfix or its libraries read without being told: Debian's `/etc/mailname`, the aliases that
+ * newaliases(1) compiles, Cyrus SASL's passwords and its settings for smtpd(8) (`smtpd_sasl_path`.conf in
+ * cyrus_sasl_config_path, else in the directories that Debian's and the original library know). All are optional.
  */
-export function saslFiles(parameters: PostfixParameters): NamedFile[] {
-  const files = scopes(parameters).flatMap((view) => {
-    if (view.value("smtpd_sasl_type") !== "cyrus") return [];
-    const application = basename(view.value("smtpd_sasl_path") || "smtpd");
-    const own = view.value("cyrus_sasl_config_path").split(":").filter(Boolean);
-    return [...own, ...saslDirectories].map((directory) => ({
-      ...fileNamedIn("smtpd_sasl_path", join(directory, `${application}.conf`), saslFile),
-      required: false,
-    }));
-  });
-  return merge(files);
+export function hostFiles(parameters: PostfixParameters): NamedFile[] {
+  const views = scopes(parameters);
+  const aliases: NamedFile = {
+    ...fileNamedIn("newaliases", "/etc/aliases", aliasFile),
+    shape: "map",
+    mapType: views[0]?.value("default_database_type") ?? "hash",
+  };
+  const files = [
+    fileNamedIn("myorigin", "/etc/mailname", null),
+    aliases,
+    fileNamedIn("smtpd_sasl_type", "/etc/sasldb2", null),
+    ...views.flatMap(saslSettings),
+  ];
+  return merge(files.map((file) => ({ ...file, required: false })));
+}
+
+function saslSettings(view: Scope): NamedFile[] {
+  if (view.value("smtpd_sasl_type") !== "cyrus") return [];
+  const application = basename(view.value("smtpd_sasl_path") || "smtpd");
+  const own = view.value("cyrus_sasl_config_path").split(":").filter(Boolean);
+  return [...own, ...saslDirectories].map((directory) =>
+    fileNamedIn("smtpd_sasl_path", join(directory, `${application}.conf`), saslFile),
+  );
 }
 
 const saslDirectories = ["/etc/postfix/sasl", "/etc/sasl2", "/usr/lib/sasl2", "/var/lib/sasl2"];
