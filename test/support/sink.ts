@@ -86,6 +86,10 @@ export class Sink {
     this.behaviours.set(addressOrDomain.toLowerCase(), behaviour);
   }
 
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
   /** How often this pair was delivered. */
   count(messageId: string, recipient: string): number {
     return this.tally().get(pair(messageId, recipient)) ?? 0;

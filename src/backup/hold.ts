@@ -1,0 +1,320 @@
+import { closeSync, lstatSync, openSync } from "node:fs";
+import { HoldJournal, postsuperOutput } from "../holds/journal.ts";
+import { keepRetryTimes } from "../holds/recover.ts";
+import { hold, masterState, qmgrPid, release, reload, scanDeferred, waitForNewQmgr } from "../postfix/control.ts";
+import type { PostfixInstance } from "../postfix/instance.ts";
+import { type LockTable, readLocks } from "../postfix/locks.ts";
+import { isComplete, type QueueName } from "../postfix/queue.ts";
+import { listQueue, locate, type SpoolFile } from "../postfix/spool.ts";
+import type { Clock } from "../system/clock.ts";
+import type { Capture, CaptureProblem } from "./capture.ts";
+
+/** What a run held; `longestMs` is measured from the start of postsuper -h to the end of postsuper -H of a batch. */
+export interface HoldTotals {
+  held: number;
+  released: number;
+  longestMs: number;
+}
+
+export interface HoldContext {
+  readonly instance: PostfixInstance;
+  readonly stateDirectory: string;
+  readonly run: string;
+  readonly clock: Clock;
+  /** Messages per batch. */
+  readonly batch: number;
+  /** Milliseconds a batch of mode hold, or the whole of mode freeze, may be held. */
+  readonly limitMs: number;
+  /** Milliseconds freeze waits for deliveries under way to end. */
+  readonly drainMs: number;
+  readonly barrierMs: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+// Bytes of one batch: what is held is read into memory, so that nothing but the disk decides how long it takes.
+const batchBytes = 32 * 1024 * 1024;
+
+/** A message about to be held: its id, and its time and size before. */
+interface Candidate {
+  readonly id: string;
+  readonly queue: QueueName;
+  readonly mtime: number;
+  readonly size: number;
+}
+
+/**
+ * Capture mail of `deferred` in batches: hold, read, release. Only mail that qmgr does not have in memory can be held and
+ * released without a barrier, and that is mail in deferred whose retry time is not near; a due message on hold would miss
+ * its turn. What a lock shows to be in delivery is left for the walk that reads in place, and so is everything else.
+ *
+ * A batch is released when it has been read, at its time limit, and when anything goes wrong, whatever was read by then.
+ * What could not be released stays in the journal, for `recoverHolds`.
+ */
+export async function captureDeferredOnHold(capture: Capture, context: HoldContext, totals: HoldTotals): Promise<void> {
+  const candidates = notDue(context);
+  if (candidates.length === 0) return;
+  const journal = beginJournal(context, "hold");
+  try {
+    for (let start = 0, batch = 0; start < candidates.length; batch++) {
+      context.signal?.throwIfAborted();
+      const size = batchSize(candidates, start, context.batch);
+      const some = candidates.slice(start, start + size).filter((one) => later(context, one));
+      start += size;
+      if (some.length > 0) await holdReadRelease(capture, context, journal, batch, some, totals);
+      await capture.flush();
+      if (!journal.settled) return;
+    }
+  } finally {
+    journal.close();
+  }
+}
+
+function beginJournal(context: HoldContext, mode: "hold" | "freeze"): HoldJournal {
+  const { instance } = context;
+  return HoldJournal.begin(context.stateDirectory, {
+    run: context.run,
+    mode,
+    instance: instance.name,
+    configDirectory: instance.configDirectory,
+    queueDirectory: instance.queueDirectory,
+    since: new Date(context.clock.now()).toISOString(),
+    preheld: listQueue(instance.queueDirectory, "hold").map((file) => file.id),
+  });
+}
+
+function notDue(context: HoldContext): Candidate[] {
+  return listQueue(context.instance.queueDirectory, "deferred")
+    .flatMap((file) => candidate(file) ?? [])
+    .filter((one) => later(context, one));
+}
+
+function candidate(file: SpoolFile): Candidate | undefined {
+  const stat = lstatSync(file.path, { throwIfNoEntry: false });
+  if (stat === undefined || !stat.isFile() || !isComplete(stat.mode)) return undefined;
+  return { id: file.id, queue: file.queue, mtime: Math.round(stat.mtimeMs * 1000) / 1e6, size: stat.size };
+}
+
+/** Its turn comes only after the longest time we may hold it. */
+function later(context: HoldContext, one: Candidate): boolean {
+  return one.mtime * 1000 > context.clock.now() + context.limitMs;
+}
+
+function batchSize(candidates: readonly Candidate[], start: number, most: number): number {
+  let bytes = 0;
+  let size = 0;
+  for (; start + size < candidates.length && size < most; size++) {
+    bytes += candidates[start + size]?.size ?? 0;
+    if (bytes > batchBytes && size > 0) break;
+  }
+  return size;
+}
+
+async function holdReadRelease(
+  capture: Capture,
+  context: HoldContext,
+  journal: HoldJournal,
+  batch: number,
+  messages: readonly Candidate[],
+  totals: HoldTotals,
+): Promise<void> {
+  const { instance, clock } = context;
+  const started = clock.monotonic();
+  writeAhead(journal, context, batch, messages);
+  const report = await hold(instance, idsOf(messages), ["deferred"], postsuperOutput(journal.path, batch, "hold"));
+  const holding = clock.monotonic() - started;
+  totals.held += report.ids.length;
+  // Releasing takes about as long as holding took: what can't be read before then is read in place.
+  const readUntil = started + context.limitMs - Math.max(2 * holding, 100);
+  try {
+    const locks = readLocks();
+    for (const id of report.ids) {
+      if (clock.monotonic() > readUntil) break;
+      readHeld(capture, instance, id, "deferred", locks);
+    }
+  } finally {
+    const left = await releaseAll(context, journal, batch, report.ids);
+    const ms = Math.round(clock.monotonic() - started);
+    totals.longestMs = Math.max(totals.longestMs, ms);
+    totals.released += report.ids.length - left.length;
+    if (left.length === 0) journal.released(batch);
+    if (ms > context.limitMs) capture.problems.push(overLimit(context, report.ids.length, ms));
+  }
+}
+
+function writeAhead(journal: HoldJournal, context: HoldContext, batch: number, messages: readonly Candidate[]): void {
+  const since = new Date(context.clock.now()).toISOString();
+  journal.batch(
+    batch,
+    since,
+    messages.map(({ id, mtime }) => [id, mtime] as const),
+  );
+  // The outputs exist before their writers, so that recovery never mistakes a missing file for an empty one.
+  for (const action of ["hold", "release"] as const)
+    closeSync(openSync(postsuperOutput(journal.path, batch, action), "a", 0o600));
+}
+
+function idsOf(messages: readonly Candidate[]): string[] {
+  return messages.map((one) => one.id);
+}
+
+function readHeld(
+  capture: Capture,
+  instance: PostfixInstance,
+  id: string,
+  cameFrom: QueueName,
+  locks: LockTable,
+): void {
+  const at = locate(instance, id).find((file) => file.queue === "hold");
+  if (at === undefined) return;
+  const stat = lstatSync(at.path, { throwIfNoEntry: false });
+  // Being delivered at this moment: the walk reads it in place, where its marks are followed.
+  if (stat === undefined || (cameFrom === "deferred" && locks.has(stat.dev, stat.ino))) return;
+  capture.held(at, cameFrom, locks);
+}
+
+/** Release exactly these; once more for what is still there. @returns the ids that stay in hold/ */
+async function releaseAll(
+  context: HoldContext,
+  journal: HoldJournal,
+  batch: number,
+  ids: readonly string[],
+): Promise<string[]> {
+  let left = [...ids];
+  for (let attempt = 0; attempt < 2 && left.length > 0; attempt++) {
+    const output = postsuperOutput(journal.path, batch, "release");
+    try {
+      // Not ended by the run's signal: what is held is given back first.
+      await release(context.instance, left, output);
+    } catch (error) {
+      if (attempt > 0) throw error;
+    }
+    left = left.filter((id) => inHold(context.instance, id));
+  }
+  return left;
+}
+
+function inHold(instance: PostfixInstance, id: string): boolean {
+  return locate(instance, id).some((file) => file.queue === "hold");
+}
+
+function overLimit(context: HoldContext, messages: number, ms: number): CaptureProblem {
+  return {
+    instance: context.instance.name,
+    queueId: null,
+    problem: `${messages} messages were on hold for ${ms} ms, longer than the limit of ${context.limitMs} ms`,
+  };
+}
+
+/**
+ * Capture at one instant: hold all mail that is complete, put the reload barrier between hold and release, let deliveries
+ * under way end, read, release.
+ *
+ * qmgr may have any of this mail in memory. Without the barrier it would read a released message a second time, merge it
+ * into the job it still has, and remove the file undelivered; so if no new qmgr is seen, nothing is released, whatever
+ * queue it came from, and the journal stays for recovery.
+ */
+export async function captureFrozen(capture: Capture, context: HoldContext, totals: HoldTotals): Promise<void> {
+  const { instance, clock } = context;
+  const journal = beginJournal(context, "freeze");
+  const candidates = new Map<string, Candidate>();
+  const started = clock.monotonic();
+  let barrier = false;
+  const batches: { batch: number; ids: readonly string[] }[] = [];
+  try {
+    const oldQmgr = qmgrPid(instance);
+    // A message on its way between two queues is missed by one listing and met by the next.
+    for (let batch = 0; batch < 5; batch++) {
+      const found = completeMail(instance).filter(
+        (one) => !inHold(instance, one.id) && (batch === 0 || candidates.has(one.id)),
+      );
+      if (found.length === 0) break;
+      for (const one of found) if (!candidates.has(one.id)) candidates.set(one.id, one);
+      writeAhead(journal, context, batch, found);
+      const report = await hold(instance, idsOf(found), frozenQueues, postsuperOutput(journal.path, batch, "hold"));
+      batches.push({ batch, ids: report.ids });
+      totals.held += report.ids.length;
+    }
+    if (batches.some(({ ids }) => ids.length > 0)) await confirmBarrier(context, oldQmgr);
+    barrier = true;
+    await readFrozen(capture, context, candidates, batches, started + context.limitMs);
+  } finally {
+    await thaw(capture, context, journal, candidates, batches, barrier, started, totals);
+  }
+}
+
+const frozenQueues = ["incoming", "active", "deferred"] as const;
+
+function completeMail(instance: PostfixInstance): Candidate[] {
+  return frozenQueues
+    .flatMap((queue) => listQueue(instance.queueDirectory, queue))
+    .flatMap((file) => candidate(file) ?? []);
+}
+
+async function confirmBarrier(context: HoldContext, oldQmgr: number | undefined): Promise<void> {
+  if ((await masterState(context.instance)) === "stopped") return;
+  await reload(context.instance);
+  await waitForNewQmgr(context.instance, oldQmgr, context.barrierMs, context.clock);
+}
+
+/** Deliveries under way write their marks into the held file; what is locked past the deadline is captured as in flight. */
+async function readFrozen(
+  capture: Capture,
+  context: HoldContext,
+  candidates: ReadonlyMap<string, Candidate>,
+  batches: readonly { ids: readonly string[] }[],
+  until: number,
+): Promise<void> {
+  const { instance, clock, signal } = context;
+  const drainUntil = Math.min(until, clock.monotonic() + context.drainMs);
+  let waiting = batches.flatMap(({ ids }) => ids);
+  while (waiting.length > 0) {
+    const locks = readLocks();
+    const last = clock.monotonic() > drainUntil;
+    const locked: string[] = [];
+    for (const id of waiting) {
+      signal?.throwIfAborted();
+      if (clock.monotonic() > until) return;
+      const at = locate(instance, id).find((file) => file.queue === "hold");
+      if (at === undefined) continue;
+      const stat = lstatSync(at.path, { throwIfNoEntry: false });
+      if (stat !== undefined && locks.has(stat.dev, stat.ino) && !last) locked.push(id);
+      else capture.held(at, candidates.get(id)?.queue ?? "deferred", locks);
+      if (capture.pendingBytes > batchBytes) await capture.flush();
+    }
+    waiting = locked;
+    if (waiting.length > 0) await clock.sleep(50, signal);
+  }
+}
+
+async function thaw(
+  capture: Capture,
+  context: HoldContext,
+  journal: HoldJournal,
+  candidates: ReadonlyMap<string, Candidate>,
+  batches: readonly { batch: number; ids: readonly string[] }[],
+  barrier: boolean,
+  started: number,
+  totals: HoldTotals,
+): Promise<void> {
+  const { instance, clock } = context;
+  const ids = batches.flatMap((one) => one.ids);
+  if (!barrier && ids.length > 0) {
+    journal.close();
+    return;
+  }
+  const times = [...candidates.values()].map(({ id, mtime }) => [id, mtime] as [string, number]);
+  keepRetryTimes(instance, { type: "batch", batch: 0, since: "", messages: times }, ids, clock);
+  const left: string[] = [];
+  for (const one of batches) {
+    const stays = await releaseAll(context, journal, one.batch, one.ids);
+    if (stays.length === 0) journal.released(one.batch);
+    left.push(...stays);
+  }
+  journal.close();
+  const ms = Math.round(clock.monotonic() - started);
+  totals.longestMs = Math.max(totals.longestMs, ids.length === 0 ? 0 : ms);
+  totals.released += ids.length - left.length;
+  if (ms > context.limitMs) capture.problems.push(overLimit(context, ids.length, ms));
+  // Mail that was being delivered is due now and sits in deferred, which qmgr looks at every queue_run_delay (300 s).
+  if (ids.length > 0 && (await masterState(instance)) !== "stopped") await scanDeferred(instance);
+}

@@ -1,0 +1,150 @@
+import { type BackupEvent, type BackupReport, backup } from "../../backup/backup.ts";
+import { forecastBackup } from "../../backup/forecast.ts";
+import { OperatorError } from "../../errors.ts";
+import type { PostfixInstance } from "../../postfix/instance.ts";
+import type { CaptureMode } from "../../snapshot/snapshot.ts";
+import type { Context } from "../context.ts";
+import { printable, size, span, table } from "../table.ts";
+import { version } from "../version.ts";
+
+export interface BackupOptions {
+  readonly mode?: Exclude<CaptureMode, "stopped"> | undefined;
+  readonly tag?: readonly string[] | undefined;
+  readonly dryRun?: true | undefined;
+}
+
+/** Exit 3 when something that is still there could not be read, or was held over the limit. */
+export async function run(context: Context, options: BackupOptions): Promise<number> {
+  requireRoot();
+  const instances = await chosenInstances(context);
+  if (options.dryRun === true) return await forecast(context, instances);
+  const { config, render } = context;
+  const report = await backup({
+    instances,
+    host: await context.host(),
+    mode: options.mode ?? config.postfix.mode,
+    tags: options.tag ?? [],
+    repository: await context.openRepository(),
+    recipients: await context.recipients(),
+    signingKey: await context.signingKey(),
+    trusted: await context.trustedKeys(),
+    stateDirectory: context.stateDirectory,
+    holdBatch: config.postfix.hold_batch,
+    holdLimitMs: config.postfix.hold_limit,
+    freezeLimitMs: config.postfix.freeze_limit,
+    include: config.postfix.include,
+    mailServices: config.postfix.mail_services,
+    processors: config.limits.processors,
+    uploadBytesPerSecond: config.limits.upload,
+    version,
+    clock: context.clock,
+    signal: context.signal,
+    report: (event) => tell(context, event),
+  });
+  for (const { instance, queueId, problem } of report.problems) {
+    const what = queueId === null ? problem : `${queueId} ${problem}`;
+    render.line({ type: "problem", instance, queueId, problem } as never);
+    render.warn(`${instance}: ${printable(what)}`);
+  }
+  render.summary(summary(report));
+  render.text(text(report));
+  return report.problems.length > 0 ? 3 : 0;
+}
+
+function requireRoot(): void {
+  if (process.getuid?.() === 0) return;
+  throw new OperatorError("refused", "a backup reads the mail queue, which only root can", {
+    hints: ["run it as root: sudo spoolsafe backup", "on a host without Postfix use snapshots, verify or restore --to"],
+  });
+}
+
+async function chosenInstances(context: Context): Promise<PostfixInstance[]> {
+  const all = await context.instances();
+  const { instance: name } = context.globals;
+  if (name === undefined) return all;
+  const chosen = all.filter((one) => one.name === name);
+  if (chosen.length > 0) return chosen;
+  throw new OperatorError("usage", `there is no Postfix instance ${name} here`, {
+    hints: [`instances of this host: ${all.map((one) => one.name).join(", ")}`],
+  });
+}
+
+async function forecast(context: Context, instances: readonly PostfixInstance[]): Promise<number> {
+  const { render } = context;
+  const forecasts = await forecastBackup(instances);
+  for (const one of forecasts) render.line(one);
+  const total = forecasts.reduce((sum, one) => sum + one.messages.total, 0);
+  render.summary({ dryRun: true, messages: total, bytes: forecasts.reduce((sum, one) => sum + one.bytes, 0) });
+  const rows = forecasts.map(({ instance, running, messages, bytes }) => [
+    instance,
+    running ? (context.config.postfix.mode as string) : "stopped",
+    ...[messages.incoming, messages.active, messages.deferred, messages.hold, messages.maildrop],
+    size(bytes),
+  ]);
+  render.text(table(["instance", "mode", "incoming", "active", "deferred", "hold", "maildrop", "bytes"], rows));
+  render.note("Dry run: nothing was held, read or stored.");
+  return 0;
+}
+
+function tell({ render }: Context, event: BackupEvent): void {
+  switch (event.type) {
+    case "captured":
+      render.progress(`${event.instance}: ${event.messages} messages, ${size(event.bytes)} read`);
+      return;
+    case "stored":
+      render.detail(`stored a pack of ${event.files} files, ${size(event.bytes)}`);
+      return;
+    case "mode":
+      for (const reason of event.reasons)
+        render.warn(`${event.instance}: captured in mode ${event.mode}, because ${reason}`);
+      render.line(event);
+      return;
+    case "holds-recovered":
+      render.event(event);
+      if (event.released.length > 0) {
+        render.warn(
+          `${event.instance}: released ${event.released.length} messages that run ${event.run} had left on hold`,
+        );
+      }
+      return;
+    case "holds-given-up":
+      render.event(event);
+      render.warn(`${event.instance}: holding mail failed, the rest was read in place: ${event.reason}`);
+      return;
+    default:
+      render.line(event);
+      if ("path" in event) render.detail(`${event.type}: ${printable(String(event.path))}`);
+  }
+}
+
+function summary({ id, snapshot, storedBytes, durationMs }: BackupReport): object {
+  const { host, mode, messages, bytes, newMessages, reusedMessages, hold } = snapshot;
+  return { snapshot: id, host, mode, messages, bytes, storedBytes, newMessages, reusedMessages, hold, durationMs };
+}
+
+function text({ id, snapshot, storedBytes, durationMs }: BackupReport): string {
+  const { messages, hold } = snapshot;
+  const queues = (["incoming", "active", "deferred", "hold", "maildrop"] as const)
+    .filter((queue) => messages[queue] > 0)
+    .map((queue) => `${messages[queue]} ${queue}`);
+  const lines = [
+    `snapshot ${id.slice(0, 12)} of ${snapshot.host}: ${messages.total} messages${queues.length > 0 ? ` (${queues.join(", ")})` : ""}`,
+    `stored ${size(storedBytes)} in ${span(durationMs)}; ${snapshot.newMessages} messages new, ${snapshot.reusedMessages} already stored`,
+  ];
+  if (hold.held > 0)
+    lines.push(
+      `on hold for the copy: ${hold.held} messages, none longer than ${hold.longestMs} ms; released: ${hold.released}`,
+    );
+  const noted = [
+    messages.inFlight === null
+      ? "deliveries under way could not be seen"
+      : messages.inFlight > 0
+        ? `${messages.inFlight} in delivery`
+        : "",
+    messages.incomplete > 0 ? `${messages.incomplete} still being received (not acknowledged, not captured)` : "",
+    messages.vanished > 0 ? `${messages.vanished} left the queue before they were read` : "",
+    messages.finishedDuringRun > 0 ? `${messages.finishedDuringRun} finished during the run` : "",
+  ].filter((one) => one !== "");
+  if (noted.length > 0) lines.push(`noted: ${noted.join("; ")}`);
+  return lines.join("\n");
+}
