@@ -1,4 +1,4 @@
-import type { Random } from "./random.ts";
+import { Random } from "./random.ts";
 import type { Letter } from "./smtp.ts";
 
 /** The shapes of mail the generator knows. */
@@ -114,6 +114,8 @@ const vocabulary =
     " ",
   );
 
+const sentences = Array.from({ length: 1000 }, (_, at) => words(new Random(at), 6 + (at % 6)));
+
 function words(random: Random, count: number): string {
   return Array.from({ length: count }, () => random.pick(vocabulary)).join(" ");
 }
@@ -126,7 +128,7 @@ function utf8Words(random: Random): Buffer {
 function prose(random: Random, size: number): string {
   const lines: string[] = [];
   for (let length = 0; length < size; ) {
-    const line = `${words(random, 6 + random.below(6))} ${random.below(1e6)}`;
+    const line = `${random.pick(sentences)} ${random.below(1e6)}`;
     lines.push(line);
     length += line.length + 1;
   }

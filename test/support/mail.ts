@@ -2,6 +2,7 @@ import {
   chownSync,
   closeSync,
   copyFileSync,
+  existsSync,
   fchmodSync,
   fchownSync,
   fstatSync,
@@ -16,7 +17,7 @@ import {
   writeFileSync,
   writeSync,
 } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { basename, join } from "node:path";
 import { randomLetter } from "./letters.ts";
 import { groupId, type PrivatePostfix, userId } from "./postfix.ts";
 import { chooseSeed, Random } from "./random.ts";
@@ -319,13 +320,16 @@ function writeLog(template: Template, letter: Letter, offset: number, path: stri
 
 /** Path in a queue or log directory, whose hash directories are made if missing; long ids are hashed by their microseconds. */
 function hashedPath(place: Placing, directory: string, id: string, usec: number): string {
-  const digits = place.longIds ? usec5(usec) : id;
-  const path = join(place.queueDirectory, directory, ...digits.slice(0, place.hashed(directory)), id);
-  const first = mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  for (let made = dirname(path); first !== undefined && made.length >= first.length; made = dirname(made)) {
-    chownSync(made, place.owner, place.group);
+  const digits = (place.longIds ? usec5(usec) : id).slice(0, place.hashed(directory));
+  let parent = join(place.queueDirectory, directory);
+  for (const digit of digits) {
+    parent = join(parent, digit);
+    if (!existsSync(parent)) {
+      mkdirSync(parent, { mode: 0o700 });
+      chownSync(parent, place.owner, place.group);
+    }
   }
-  return path;
+  return join(parent, id);
 }
 
 /** The template with the letter's envelope and text, and the offsets and sizes of its first record set right. */

@@ -28,9 +28,9 @@ export class Random {
   }
 
   bytes(length: number): Buffer {
-    const bytes = Buffer.allocUnsafe(length);
-    for (let index = 0; index < length; index++) bytes[index] = this.below(256);
-    return bytes;
+    const words = new Uint32Array(Math.ceil(length / 4));
+    for (let index = 0; index < words.length; index++) words[index] = this.below(2 ** 32);
+    return Buffer.from(words.buffer, 0, length);
   }
 
   /** Log-normal: half of the results are below the median, few are many times as large. */
