@@ -24,7 +24,7 @@ const hostName = text.regex(/^[A-Za-z0-9._-]{1,255}$/, {
 const httpUrl = text.refine((value) => URL.canParse(value) && /^https?:/i.test(value), {
   error: "must be an http:// or https:// URL",
 });
-const repositoryUrl = text.refine((value) => /^file:\/\/\/|^s3:\/\/[^/\s]+(\/[A-Za-z0-9._/-]*)?$/.test(value), {
+const repositoryUrl = text.refine((value) => /^\/|^file:\/\/\/|^s3:\/\/[^/\s]+(\/[A-Za-z0-9._/-]*)?$/.test(value), {
   error: 'must be "file:///directory" or "s3://bucket/prefix"',
 });
 const smtpUrl = text.refine((value) => URL.canParse(value) && /^smtps?:\/\/[^/]/i.test(value), {

@@ -118,6 +118,11 @@ function parsePublicKey(path: string, at: number, pem: string): KeyObject {
   return key;
 }
 
+/** The fingerprint of a public key in PEM. @throws Error when it is none */
+export function fingerprintOfPem(pem: string): string {
+  return fingerprintOf(createPublicKey(pem));
+}
+
 function fingerprintOf(key: KeyObject): string {
   return createHash("sha256")
     .update(key.export({ type: "spki", format: "der" }))
@@ -130,7 +135,7 @@ function pemOf(key: KeyObject): string {
 
 function notSigningKey(path: string, cause?: unknown): OperatorError {
   return new OperatorError("config", `${path} is not an Ed25519 private key in PEM without a passphrase`, {
-    hints: ["`spoolsafe key new` makes one; so does `openssl genpkey -algorithm ed25519`"],
+    hints: ["`spoolsafe init` makes one where there is none; so does `openssl genpkey -algorithm ed25519`"],
     cause,
   });
 }

@@ -1,0 +1,35 @@
+import { OperatorError } from "../errors.ts";
+import type { Repository, SignedSnapshot } from "../repository/repository.ts";
+import { selectSnapshot } from "../snapshot/select.ts";
+import type { Context } from "./context.ts";
+
+/**
+ * The snapshot a SNAP argument means, among those of the host that is meant.
+ *
+ * @throws OperatorError `usage` or `failed` when it means none or several
+ */
+export async function chooseSnapshot(context: Context, repository: Repository, spec: string): Promise<SignedSnapshot> {
+  const all = await repository.loadAll(await repository.snapshotRefs(context.signal), context.signal);
+  const { named, own } = await hosts(context);
+  return selectSnapshot(spec, all, { host: named, ownHost: own, now: context.clock.now() });
+}
+
+/** The host that was asked for, and the one this host would be, where that can be known. */
+async function hosts(context: Context): Promise<{ named: string | undefined; own: string | undefined }> {
+  return { named: context.globals.host, own: context.config.host };
+}
+
+/** An entry of a snapshot belongs to the instance that was asked for, or to any if none was. */
+export function ofInstance(context: Context, instance: string): boolean {
+  return context.globals.instance === undefined || context.globals.instance === instance;
+}
+
+/** @throws OperatorError `usage` that lists the instances there are, when the one asked for is not among them */
+export function requireInstance(context: Context, { snapshot, id }: SignedSnapshot): void {
+  const { instance } = context.globals;
+  const names = snapshot.instances.map(({ name }) => name);
+  if (instance === undefined || names.includes(instance)) return;
+  throw new OperatorError("usage", `snapshot ${id.slice(0, 8)} has no instance ${instance}`, {
+    hints: [`its instances are: ${names.join(", ")}`],
+  });
+}

@@ -1,0 +1,241 @@
+import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import type { Context } from "./context.ts";
+import { version } from "./version.ts";
+
+/*
+ * The command table. A command is one entry here (name, flags, help, examples) and one module in commands/ that exports
+ *
+ *     export interface XOptions { readonly flag?: true | undefined; ... }      what the flags of its entry give
+ *     export async function run(context: Context, ...arguments, options: XOptions): Promise<number>
+ *
+ * The number is the exit code: 0 done, 1 the answer is no, 3 done but incomplete. Every other end is a thrown
+ * OperatorError. A module is imported when its command runs and not before, so that --help and --version are quick.
+ * What it needs of the world (configuration, repository, keys, signal, output) comes from the context.
+ */
+
+/** Accepted before and after the command. */
+export interface GlobalOptions {
+  readonly config?: string | undefined;
+  readonly repository?: string | undefined;
+  readonly host?: string | undefined;
+  readonly instance?: string | undefined;
+  readonly identityFile?: string | undefined;
+  readonly json?: true | undefined;
+  readonly quiet?: true | undefined;
+  readonly verbose?: true | undefined;
+  readonly yes?: true | undefined;
+}
+
+/** Makes the context for a command and does its work; how is main's business. */
+export type Perform = (globals: GlobalOptions, work: (context: Context) => Promise<number>) => Promise<void>;
+
+/** Errors of parsing are thrown as CommanderError and printed by nobody here. */
+export function buildProgram(perform: Perform) {
+  const program = new Command("spoolsafe")
+    .description("Backup and disaster recovery for Postfix mail queues.")
+    .version(`spoolsafe ${version}`, "-V, --version", "show the version")
+    .exitOverride()
+    .configureOutput({ outputError: () => {} })
+    .configureHelp({ showGlobalOptions: true, sortOptions: false })
+    .helpOption("-h, --help", "show help")
+    .option("--config <file>", "configuration (default: /etc/spoolsafe/spoolsafe.toml)")
+    .option("--repository <url>", "file:///directory or s3://bucket/prefix")
+    .option("--host <name>", "the host whose snapshots are meant")
+    .option("--instance <name>", "the Postfix instance, where a snapshot has several")
+    .option("--identity-file <file>", "age identities that open snapshots")
+    .option("--json", "answer in JSON lines on standard output")
+    .option("--quiet", "no news on standard error")
+    .option("--verbose", "more news, and the stack of an unexpected error")
+    .option("--yes", "answer every question with yes")
+    .addHelpText(
+      "after",
+      "\nExit codes: 0 done, 1 failed or the answer is no, 2 usage or configuration, 3 incomplete, 10 no repository,\n" +
+        "11 locked, 12 no identity opens this, 13 verification failed, 130 interrupted.",
+    );
+  const start = (work: (context: Context) => Promise<number>) => perform(program.opts(), work);
+
+  program.commandsGroup("Set up:");
+  program
+    .command("init")
+    .description("Make repository, keys and configuration: makes what is missing, replaces nothing.")
+    .addOption(
+      new Option("--role <role>", "what this host is for")
+        .choices(["primary", "standby"] as const)
+        .default("primary" as const),
+    )
+    .addOption(new Option("--recipient <age1...>", "seal to this age recipient").argParser(collect))
+    .addOption(
+      new Option("--identity-out <file>", "make an age identity and write it to this file").conflicts("recipient"),
+    )
+    .option("--post-quantum", "with --identity-out: a post-quantum identity (age 1.3 or newer reads it)")
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe init --repository file:///var/backups/spoolsafe --recipient age1...",
+        "spoolsafe init --repository s3://bucket/mx1 --identity-out /media/usb/spoolsafe-identity.txt",
+        "spoolsafe init --role standby --repository s3://bucket/mx1 --identity-out /etc/spoolsafe/identity.txt",
+      ),
+    )
+    .action((options) => start(async (context) => (await import("./commands/init.ts")).run(context, options)));
+  program
+    .command("doctor")
+    .description("Is this host ready? Shows every finding with its remedy; exit 1 if not.")
+    .addOption(
+      new Option("--role <role>", "judge as this role")
+        .choices(["primary", "standby"] as const)
+        .default("primary" as const),
+    )
+    .option("--probe", "also write, read and remove a small object in the repository")
+    .addHelpText("after", examples("spoolsafe doctor", "spoolsafe doctor --role standby --json"))
+    .action((options) => start(async (context) => (await import("./commands/doctor.ts")).run(context, options)));
+  const key = program
+    .command("key")
+    .description("Age recipients and identities, the signing key, the keys this host believes.")
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe key show",
+        "spoolsafe key new --out /media/usb/identity.txt",
+        "spoolsafe key test --identity-file /media/usb/identity.txt",
+        "spoolsafe key add age1...",
+        "spoolsafe key add mx1-trusted.pub",
+      ),
+    );
+  key
+    .command("show")
+    .description("Show age recipients, signing key, trusted keys, and what a configured identity opens.")
+    .action(() => start(async (context) => (await import("./commands/key.ts")).show(context)));
+  key
+    .command("new")
+    .description("Make an age identity; its recipient is printed.")
+    .option("--out <file>", "write the identity here (mode 0600) and not to standard output")
+    .option("--post-quantum", "a post-quantum identity (age 1.3 or newer reads it)")
+    .action((options) => start(async (context) => (await import("./commands/key.ts")).create(context, options)));
+  key
+    .command("test")
+    .description("Does this identity open the newest snapshot? Exit 12 if not.")
+    .action(() => start(async (context) => (await import("./commands/key.ts")).test(context)));
+  key
+    .command("add")
+    .description("Add an age recipient, or the public signing keys in a PEM file.")
+    .argument("<recipient-or-file>", "age1..., or a file with public keys in PEM")
+    .action((what) => start(async (context) => (await import("./commands/key.ts")).add(context, what)));
+  key
+    .command("remove")
+    .description("Remove an age recipient, or a trusted public key.")
+    .argument("<recipient-or-key>", "age1..., a PEM file, or the beginning of a fingerprint")
+    .action((what) => start(async (context) => (await import("./commands/key.ts")).remove(context, what)));
+
+  program.commandsGroup("Protect:");
+  program
+    .command("backup")
+    .description("Take a snapshot of every queue, with its configuration.")
+    .addOption(
+      new Option("--mode <mode>", "how a running instance is captured").choices(["hold", "freeze", "live"] as const),
+    )
+    .addOption(new Option("--tag <tag>", "a word to keep with the snapshot; may be given again").argParser(collect))
+    .option("--dry-run", "say what would be done, touch nothing")
+    .addHelpText("after", examples("spoolsafe backup", "spoolsafe backup --mode freeze --tag before-move"))
+    .action((options) => start(async (context) => (await import("./commands/backup.ts")).run(context, options)));
+
+  program.commandsGroup("Look:");
+  program
+    .command("snapshots")
+    .description("List snapshots, oldest first. Needs no identity.")
+    .addHelpText("after", examples("spoolsafe snapshots", "spoolsafe snapshots --host mx1.example.org --json"))
+    .action(() => start(async (context) => (await import("./commands/snapshots.ts")).run(context)));
+  program
+    .command("ls")
+    .description("List the messages of a snapshot. Needs an identity.")
+    .argument("<snap>", snapHelp)
+    .addHelpText("after", examples("spoolsafe ls latest", "spoolsafe ls @2026-11-24T03:00 --json"))
+    .action((snap) => start(async (context) => (await import("./commands/ls.ts")).run(context, snap)));
+  program
+    .command("show")
+    .description("Show one message of a snapshot: envelope, recipients, logs. Needs an identity.")
+    .argument("<snap>", snapHelp)
+    .argument("<queue-id>")
+    .option("--eml", "the text of the message as it is, and nothing else")
+    .addHelpText(
+      "after",
+      examples("spoolsafe show latest 4Z5j73J8pzBvYj", "spoolsafe show latest 7E48C16210F --eml > 7E48C16210F.eml"),
+    )
+    .action((snap, id, options) =>
+      start(async (context) => (await import("./commands/show.ts")).run(context, snap, id, options)),
+    );
+
+  program.commandsGroup("Prove:");
+  program
+    .command("verify")
+    .description("Check snapshots: sealed (no key needed) or deep (every message read). Exit 13 if anything is wrong.")
+    .argument("[snap]", `${snapHelp}; default: latest`)
+    .addOption(new Option("--all", "every snapshot"))
+    .addOption(
+      new Option("--level <level>", "how deep; default: deep with an identity, else sealed").choices([
+        "sealed",
+        "deep",
+      ] as const),
+    )
+    .addOption(new Option("--sample <percent>", "read only so many of the packs, such as 10%").argParser(percent))
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe verify",
+        "spoolsafe verify --all --level sealed",
+        "spoolsafe verify latest --level deep --sample 10%",
+      ),
+    )
+    .action((snap, options) =>
+      start(async (context) => (await import("./commands/verify.ts")).run(context, snap, options)),
+    );
+
+  program.commandsGroup("Recover:");
+  program
+    .command("restore")
+    .description("Bring a snapshot back: as plain files, or into a stopped Postfix instance with an empty queue.")
+    .argument("<snap>", snapHelp)
+    .option("--to <dir>", "plain files below this directory; no Postfix needed")
+    .addOption(
+      new Option("--into <config-dir>", "queue files into the instance with this configuration").conflicts("to"),
+    )
+    .option("--dry-run", "print the plan, touch nothing")
+    .addHelpText(
+      "after",
+      examples("spoolsafe restore latest --to /srv/mx1", "spoolsafe restore latest --into /etc/postfix"),
+    )
+    .action((snap, options) =>
+      start(async (context) => (await import("./commands/restore.ts")).run(context, snap, options)),
+    );
+  const holds = program
+    .command("holds")
+    .description("Mail that is on hold because of us.")
+    .addHelpText("after", examples("spoolsafe holds list", "spoolsafe holds release"));
+  holds
+    .command("list")
+    .description("List it: kind, instance, queue id, since when.")
+    .action(() => start(async (context) => (await import("./commands/holds.ts")).list(context)));
+  holds
+    .command("release")
+    .description("Release what a backup that died had put on hold, and nothing else.")
+    .action(() => start(async (context) => (await import("./commands/holds.ts")).release(context)));
+  program.helpCommand("help [command]", "show help for a command");
+  return program;
+}
+
+const snapHelp = "id, unique prefix, latest, latest~N, or @TIME";
+
+function examples(...lines: readonly string[]): string {
+  return `\nExamples:\n${lines.map((line) => `  $ ${line}`).join("\n")}`;
+}
+
+/** "10%" or "10" as 10. */
+function percent(value: string): number {
+  const number = /^\d+(\.\d+)?%?$/.test(value) ? Number.parseFloat(value) : 0;
+  if (number <= 0 || number > 100) throw new InvalidArgumentError("It must be more than 0% and at most 100%.");
+  return number;
+}
+
+/** For a flag that may be given more than once. */
+function collect(value: string, before: readonly string[] | undefined): readonly string[] {
+  return [...(before ?? []), value];
+}
