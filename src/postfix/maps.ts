@@ -238,7 +238,8 @@ const patternFile: FileReader = (path, text) =>
 /** aliases(5): `:include:/file` (which may include more) and `"|/program"`. */
 const aliasFile: FileReader = (path, text) => {
   if (!text.includes(":include:") && !text.includes("|")) return [];
-  const included = [...text.matchAll(/:include:("?)(\/[^",\s]+)\1/g)].map((match) => match[2] ?? "");
+  const inclusion = /":include:(\/[^"\n]+)"|:include:"(\/[^"\n]+)"|:include:(\/[^",\s]+)/g;
+  const included = [...text.matchAll(inclusion)].map((match) => match[1] ?? match[2] ?? match[3] ?? "");
   const programs = [...text.matchAll(/\|\s*(\/[^"\n]+)/g)].map((match) => match[1] ?? "");
   return [
     ...included.map((file) => fileNamedIn(path, file, aliasFile)),
@@ -264,8 +265,10 @@ function clientFile(path: string, text: string, mapType: string): NamedFile[] {
   return logicalLines(text).flatMap((line) => {
     const [, name = "", value = ""] = /^(\S+?)\s*=\s*(.*?)\s*$/.exec(line) ?? [];
     if (mapType === "memcache" && name === "backup") return memcacheBackup(path, value);
-    if (!value.startsWith("/") || /hosts?$|socket$/.test(name)) return [];
+    if (!value.startsWith("/")) return [];
     if (/(CApath|ca_cert_dir)$/.test(name)) return [{ ...fileNamedIn(path, value, null), shape: "tree" as const }];
+    // By name: a password may look like a path, and paths are printed.
+    if (!/^(dbpath|option_file|tls_\w*(file|cert|key))$/.test(name)) return [];
     const file = fileNamedIn(path, value, null);
     if (mapType !== "sqlite" || name !== "dbpath") return [file];
     // What was committed last may still be in the write-ahead log.
