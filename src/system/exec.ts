@@ -12,6 +12,8 @@ export interface RunOptions {
   readonly timeoutMs?: number;
   /** Bytes of standard output kept before the run counts as failed; default 256 MiB. */
   readonly maxOutput?: number;
+  /** Send standard output to /dev/null; the result then has none. */
+  readonly discardOutput?: boolean;
   /** Exit codes that are answers and not failures; default `[0]`. */
   readonly okCodes?: readonly number[];
   /** A file descriptor that receives standard error instead of a pipe; it stays the caller's to close. */
@@ -36,7 +38,11 @@ export async function run(program: string, args: readonly string[], options: Run
   const child = spawn(program, args, {
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     env: { ...process.env, LC_ALL: "C", ...options.env },
-    stdio: [options.input === undefined ? "ignore" : "pipe", "pipe", options.stderrFd ?? "pipe"],
+    stdio: [
+      options.input === undefined ? "ignore" : "pipe",
+      options.discardOutput ? "ignore" : "pipe",
+      options.stderrFd ?? "pipe",
+    ],
   });
   let reason: string | undefined;
   let killTimer: NodeJS.Timeout | undefined;

@@ -22,8 +22,19 @@ export async function tryLock(path: string, waitMs = 1000): Promise<HeldLock | u
   const seconds = Math.max(waitMs, 1) / 1000;
   const child = spawn(
     "flock",
-    ["--exclusive", "--timeout", String(seconds), "--conflict-exit-code", "75", path, "sh", "-c", "echo held; exec cat"],
-    { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, LC_ALL: "C" } },
+    [
+      "--exclusive",
+      "--timeout",
+      String(seconds),
+      "--conflict-exit-code",
+      "75",
+      path,
+      "sh",
+      "-c",
+      "echo held; exec cat",
+    ],
+    // Detached: a Ctrl-C at the terminal is for us, and must not take the lock from under what we finish after it.
+    { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, LC_ALL: "C" }, detached: true },
   );
   const lost = new AbortController();
   let said = "";

@@ -1,0 +1,163 @@
+import { hash } from "node:crypto";
+import { closeSync, fstatSync, lstatSync, openSync, type Stats } from "node:fs";
+import { checkStructure } from "../postfix/control.ts";
+import type { PostfixInstance } from "../postfix/instance.ts";
+import { messageQueues } from "../postfix/queue.ts";
+import { bufferSource, descriptorSource, QueueFileDamaged, readQueueFile } from "../postfix/queue-file.ts";
+import { listQueue } from "../postfix/spool.ts";
+import { differentFacts } from "../snapshot/compare.ts";
+import type { MessageEntry } from "../snapshot/manifest.ts";
+import { digestOfDescriptor } from "../system/digest.ts";
+import { run } from "../system/exec.ts";
+import { readDescriptor } from "../system/files.ts";
+import type { RunMessage } from "./journal.ts";
+import type { PlacedMessage, Work } from "./place.ts";
+
+/** Files up to this size are read whole; larger ones in pieces. */
+const wholeRead = 1024 * 1024;
+
+/**
+ * Read a staged message back and compare it with what the manifest says: the bytes by their digest, and by Postfix's own
+ * pointer walk the sender, the recipients with their marks, the text, the creation time and the size; then owner, mode and
+ * time with what was planned.
+ *
+ * @returns what is wrong, or null; and when the inode last changed, in nanoseconds
+ */
+export function proveMessage(path: string, { entry, message }: Work): { problem: string | null; changed: bigint } {
+  const fd = openSync(path, "r");
+  try {
+    const stat = fstatSync(fd);
+    const problem = differentBytes(fd, stat, entry) ?? differentPlacement(stat, message);
+    return { problem, changed: fstatSync(fd, { bigint: true }).ctimeNs };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function differentBytes(fd: number, stat: Stats, entry: MessageEntry): string | null {
+  if (stat.size !== entry.file.bytes) return `it has ${stat.size} bytes, not ${entry.file.bytes}`;
+  const bytes = stat.size <= wholeRead ? readDescriptor(fd).bytes : null;
+  const digest = bytes === null ? digestOfDescriptor(fd).digest : hash("sha256", bytes, "hex");
+  if (digest !== entry.file.digest) return "its bytes do not have the digest of the manifest";
+  try {
+    return differentFacts(readQueueFile(bytes === null ? descriptorSource(fd, stat.size) : bufferSource(bytes)), entry);
+  } catch (error) {
+    if (error instanceof QueueFileDamaged) return error.problem;
+    throw error;
+  }
+}
+
+function differentPlacement(stat: Stats, planned: RunMessage): string | null {
+  const mode = stat.mode & 0o7777;
+  if (mode !== planned.mode) return `its mode is ${mode.toString(8)}, not ${planned.mode.toString(8)}`;
+  if (stat.uid !== planned.uid || stat.gid !== planned.gid) {
+    return `its owner is ${stat.uid}:${stat.gid}, not ${planned.uid}:${planned.gid}`;
+  }
+  // Postfix compares whole seconds, and not every file system keeps fractions.
+  if (Math.trunc(stat.mtimeMs / 1000) !== Math.trunc(planned.mtime)) {
+    return `its time is ${stat.mtimeMs / 1000}, not ${planned.mtime}`;
+  }
+  return null;
+}
+
+export interface PlacementProof {
+  /** Queue id → what is wrong with the message under it. */
+  readonly messages: ReadonlyMap<string, string>;
+  /** What is wrong with the queue as a whole. */
+  readonly queue: readonly string[];
+  /** What is not as it was placed, and need not be. */
+  readonly changed: readonly string[];
+}
+
+/**
+ * Prove that every message lies where it was put and that Postfix agrees: each name leads to the file that was staged,
+ * with its mode and time, each queue has as many messages as were put there, `postsuper -s` finds nothing to repair, and
+ * postcat(1) reads all.
+ *
+ * @param earlier placed by an interrupted run; Postfix may have run since, so their queue, mode and time are its own
+ */
+export async function provePlaced(
+  instance: PostfixInstance,
+  placed: readonly PlacedMessage[],
+  earlier: readonly PlacedMessage[],
+  signal?: AbortSignal,
+): Promise<PlacementProof> {
+  const messages = new Map<string, string>();
+  for (const message of placed) {
+    const problem = differentFile(message);
+    if (problem !== null) messages.set(message.id, problem);
+  }
+  const moved = earlier.filter((message) => differentFile(message) !== null).length;
+  const queue = [...(moved === 0 ? miscounted(instance, [...placed, ...earlier]) : []), ...(await structure(instance))];
+  for (const id of await unreadable(instance, [...placed, ...earlier], signal))
+    messages.set(id, "postcat can't read it");
+  const changed =
+    moved === 0
+      ? []
+      : [`${moved} messages have changed since they were placed: Postfix was started before the restore was finished`];
+  return { messages, queue, changed };
+}
+
+/** Anybody may leave mail in maildrop at any time, also while Postfix is stopped; it is not counted. */
+function miscounted(instance: PostfixInstance, placed: readonly PlacedMessage[]): string[] {
+  return messageQueues.flatMap((queue) => {
+    const found = listQueue(instance.queueDirectory, queue).length;
+    const expected = placed.filter(({ message }) => message.queue === queue).length;
+    return queue === "maildrop" || found === expected ? [] : [`${queue} has ${found} messages, not ${expected}`];
+  });
+}
+
+async function structure(instance: PostfixInstance): Promise<string[]> {
+  return (await checkStructure(instance)).map((line) => `postsuper -s said: ${line}`);
+}
+
+function differentFile({ path, inode, message }: PlacedMessage): string | null {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) return "it is not where it was put";
+  // An inode number beyond 2^53 loses its last digits here; a bigint stat costs four times as much.
+  if (stat.ino !== Number(inode)) return "another file has its name";
+  if (stat.nlink !== 1) return `it has ${stat.nlink} names`;
+  return differentPlacement(stat, message);
+}
+
+/** Ids that postcat(1) can't open and print. It takes many ids per call and stops at the first it can't read. */
+async function unreadable(
+  instance: PostfixInstance,
+  placed: readonly PlacedMessage[],
+  signal: AbortSignal | undefined,
+): Promise<string[]> {
+  const ids = placed.map(({ id }) => id);
+  const batches = Array.from({ length: Math.ceil(ids.length / postcatBatch) }, (_, n) =>
+    ids.slice(n * postcatBatch, (n + 1) * postcatBatch),
+  );
+  const bad: string[] = [];
+  const worker = async (queue: Iterator<string[]>) => {
+    for (let next = queue.next(); !next.done; next = queue.next())
+      bad.push(...(await firstToLast(instance, next.value, signal)));
+  };
+  const queue = batches.values();
+  await Promise.all([worker(queue), worker(queue)]);
+  return bad;
+}
+
+/** Ids per call; long ids of 17 characters stay far below the limit of a command line. */
+const postcatBatch = 500;
+
+/** Halve a batch that fails until the ids at fault are alone. */
+async function firstToLast(instance: PostfixInstance, ids: readonly string[], signal?: AbortSignal): Promise<string[]> {
+  if (await postcatReads(instance, ids, signal)) return [];
+  if (ids.length === 1) return [...ids];
+  const half = Math.ceil(ids.length / 2);
+  const left = await firstToLast(instance, ids.slice(0, half), signal);
+  return [...left, ...(await firstToLast(instance, ids.slice(half), signal))];
+}
+
+/** A queue file that makes no sense is only a warning to postcat, so its standard error must be empty as well. */
+async function postcatReads(instance: PostfixInstance, ids: readonly string[], signal?: AbortSignal): Promise<boolean> {
+  const { code, stderr } = await run("postcat", ["-c", instance.configDirectory, "-q", ...ids], {
+    okCodes: [0, 1],
+    discardOutput: true,
+    ...(signal === undefined ? {} : { signal }),
+  });
+  return code === 0 && !/: (warning|fatal|error|panic): /.test(stderr);
+}

@@ -1,0 +1,118 @@
+import { lstatSync } from "node:fs";
+import { OperatorError } from "../errors.ts";
+import type { PostfixInstance } from "../postfix/instance.ts";
+import { locate } from "../postfix/spool.ts";
+import { onHoldInDoubt, RunJournal, type RunRecord, readRuns } from "./journal.ts";
+import {
+  dropTemporaries,
+  lookFor,
+  type PlacedMessage,
+  type Placement,
+  queueFilePath,
+  sweepTemporaries,
+  type Work,
+} from "./place.ts";
+import type { RestorePlan } from "./plan.ts";
+
+/** What interrupted runs left in a target. Nothing has been touched yet. */
+export interface Remains {
+  /** Runs that never came to placing: their temporary files can go. */
+  readonly litter: readonly RunRecord[];
+  /** The run that has to be finished; there is one at most, because no other starts before it is. */
+  readonly unfinished: RunRecord | undefined;
+  /** Runs that ended, for what they placed. */
+  readonly ended: readonly RunRecord[];
+}
+
+/** Find the runs into a queue directory, by its device and inode. The run lock is held, so none of them is alive. */
+export function findRemains(stateDirectory: string, target: { device: string; inode: string }): Remains {
+  const runs = readRuns(stateDirectory).filter(
+    (run) => run.target.device === target.device && run.target.inode === target.inode,
+  );
+  return {
+    litter: runs.filter(({ phase }) => phase === "started" || phase === "planned"),
+    unfinished: runs.find(({ phase }) => phase === "placing" || phase === "visible"),
+    ended: runs.filter(({ phase }) => phase === "ended"),
+  };
+}
+
+/**
+ * An interrupted run is finished by the restore it was, and by no other.
+ *
+ * @throws OperatorError `refused` that says which restore has to be run again
+ */
+export function refuseOtherRun(unfinished: RunRecord, plan: Pick<RestorePlan, "source" | "choice">): void {
+  const { source, choice } = plan;
+  const same =
+    unfinished.snapshot === source.snapshot &&
+    unfinished.instance === choice.instance &&
+    unfinished.land === choice.land;
+  if (same) return;
+  const { snapshot, instance, land, target } = unfinished;
+  const again = `spoolsafe restore ${snapshot.slice(0, 12)} --instance ${instance} --into ${target.configDirectory} --land ${land}`;
+  throw new OperatorError(
+    "refused",
+    `run ${unfinished.run} into ${target.queueDirectory} was interrupted while it placed mail`,
+    {
+      hints: [`finish it first: ${again}`],
+    },
+  );
+}
+
+/** Remove what runs left that never came to placing, and close their journals. */
+export function sweepLitter(litter: readonly RunRecord[], queueDirectory: string, nowMs: number): void {
+  for (const record of litter) {
+    sweepTemporaries(queueDirectory, record.run);
+    RunJournal.reopen(record).end("abandoned", nowMs);
+  }
+}
+
+/** What is left to do of an interrupted run, and what it had done. */
+export interface Rest {
+  readonly toPlace: readonly Placement[];
+  /** In their place, or in another queue where Postfix has put them since. */
+  readonly placed: readonly PlacedMessage[];
+  /** Placed, and in no queue any more: Postfix ran and is done with them. */
+  readonly left: readonly PlacedMessage[];
+  /** Of maildrop, and perhaps taken by Postfix since: not placed again, because nothing there can be held back. */
+  readonly dropped: readonly Placement[];
+}
+
+/** Look at every message of an interrupted run, and take away the temporary names of those that have their own. */
+export function restOf(instance: PostfixInstance, record: RunRecord, work: readonly Work[], journal: RunJournal): Rest {
+  const toPlace: Placement[] = [];
+  const placed: PlacedMessage[] = [];
+  const left: PlacedMessage[] = [];
+  const dropped: Placement[] = [];
+  for (const staged of record.staged) {
+    const own = work[staged.number];
+    if (own === undefined) continue;
+    const placement = { ...staged, ...own };
+    const found = lookFor(instance.queueDirectory, record.run, staged);
+    if (found === "waiting") {
+      toPlace.push(placement);
+    } else if (found === "placed") {
+      dropTemporaries(instance.queueDirectory, record.run, staged);
+      const { message, inQueue } = find(instance, placement);
+      (inQueue ? placed : left).push(message);
+    } else if (own.message.queue === "maildrop") {
+      dropTemporaries(instance.queueDirectory, record.run, staged);
+      dropped.push(placement);
+    } else {
+      journal.doubted(staged.number, doubt);
+      toPlace.push({ ...placement, message: { ...own.message, ...onHoldInDoubt(doubt) } });
+    }
+  }
+  return { toPlace, placed, left, dropped };
+}
+
+const doubt = "the restore was interrupted while it was placed, and Postfix may have delivered it since";
+
+function find(instance: PostfixInstance, placement: Placement): { message: PlacedMessage; inQueue: boolean } {
+  const { message, entry, id, inode } = placement;
+  const planned = queueFilePath(instance, message.queue, id);
+  const path = [planned, ...locate(instance, id).map((file) => file.path)].find(
+    (candidate) => String(lstatSync(candidate, { bigint: true, throwIfNoEntry: false })?.ino) === inode,
+  );
+  return { message: { message, entry, id, inode, path: path ?? planned }, inQueue: path !== undefined };
+}

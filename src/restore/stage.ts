@@ -1,0 +1,109 @@
+import type { AgeIdentities } from "../crypto/keys.ts";
+import { OperatorError } from "../errors.ts";
+import { largeFile } from "../pack/pack.ts";
+import type { PackReader } from "../pack/pack-pool.ts";
+import { type StageResult, type StageTarget, stageLargePack } from "../pack/stage.ts";
+import type { Repository } from "../repository/repository.ts";
+import type { StoredFile } from "../snapshot/manifest.ts";
+
+/** A file of a snapshot to be written, and how and where it lies when it is done. */
+export interface StageFile extends Omit<StageTarget, "digest"> {
+  readonly stored: StoredFile;
+}
+
+export interface StageSource {
+  readonly repository: Repository;
+  readonly identities: AgeIdentities;
+  readonly reader: PackReader;
+  readonly processors: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Write files out of packs, each pack fetched and opened once, in worker threads, whatever the order of the files. Nothing
+ * is on disk for certain until the caller syncs the file system. On failure files may be left; their names are the caller's
+ * to sweep, and nothing writes any more when this has thrown.
+ *
+ * @param report called after each pack with the number of files written so far
+ * @returns the inode of each file, in the order of the files
+ * @throws OperatorError `damaged` (a pack is missing or damaged, or does not have a file it should have), `no-identity`,
+ * `failed` when a file can't be written
+ */
+export async function stageFiles(
+  files: readonly StageFile[],
+  source: StageSource,
+  report: (done: number) => void = () => {},
+): Promise<bigint[]> {
+  const inodes: bigint[] = [];
+  let done = 0;
+  const packs = byPack(files).entries();
+  const worker = async () => {
+    for (const [pack, indexes] of packs) {
+      source.signal?.throwIfAborted();
+      const wanted = indexes.flatMap((index) => files[index] ?? []);
+      const written = await stagePack(pack, wanted, source);
+      for (const [n, index] of indexes.entries()) inodes[index] = written[n] ?? 0n;
+      done += indexes.length;
+      report(done);
+    }
+  };
+  // One more than there are processors, so that a pack is being fetched while the others are written.
+  await allOrFirstFailure(Array.from({ length: source.processors + 1 }, worker));
+  return inodes;
+}
+
+function byPack(files: readonly StageFile[]): Map<string, number[]> {
+  const packs = new Map<string, number[]>();
+  for (const [index, { stored }] of files.entries()) {
+    const indexes = packs.get(stored.pack);
+    if (indexes === undefined) packs.set(stored.pack, [index]);
+    else indexes.push(index);
+  }
+  return packs;
+}
+
+/** Wait for all, also when one fails: after that nothing writes any more. */
+async function allOrFirstFailure(workers: readonly Promise<void>[]): Promise<void> {
+  const settled = await Promise.allSettled(workers);
+  const failed = settled.find((result) => result.status === "rejected");
+  if (failed !== undefined) throw failed.reason;
+}
+
+async function stagePack(pack: string, files: readonly StageFile[], source: StageSource): Promise<bigint[]> {
+  const targets = files.map(({ stored, ...target }) => ({ ...target, digest: stored.digest }));
+  const isLarge = files.some(({ stored }) => stored.bytes > largeFile);
+  const result = await (isLarge ? stageLarge : stageSmall)(pack, targets, source).catch((error) => {
+    throw withAdvice(pack, error);
+  });
+  if (result.failure !== null) throw notWritten(result.failure);
+  const inodes = new Map(result.staged.map(({ path, ino }) => [path, ino]));
+  return files.map(({ path }) => inodes.get(path) ?? 0n);
+}
+
+async function stageSmall(pack: string, targets: readonly StageTarget[], source: StageSource): Promise<StageResult> {
+  return source.reader.stage(await source.repository.object("pack", pack, source.signal), targets);
+}
+
+async function stageLarge(pack: string, targets: readonly StageTarget[], source: StageSource): Promise<StageResult> {
+  return stageLargePack(source.repository.openObject("pack", pack, source.signal), source.identities, targets);
+}
+
+function withAdvice(pack: string, error: unknown): unknown {
+  if (!(error instanceof OperatorError) || error.kind !== "damaged") return error;
+  return new OperatorError("damaged", `pack ${pack.slice(0, 12)} can't be used: ${error.message}`, {
+    hints: [
+      "spoolsafe verify SNAP --level deep names every message that is affected",
+      "an older snapshot may not need this pack: spoolsafe snapshots",
+    ],
+    cause: error,
+  });
+}
+
+function notWritten({ path, errno, message }: NonNullable<StageResult["failure"]>): OperatorError {
+  const full = errno === "ENOSPC" || errno === "EDQUOT";
+  return new OperatorError("failed", `${path} could not be written: ${message}`, {
+    hints: [
+      full ? "make room on its file system and run the restore again" : "nothing was placed; run the restore again",
+    ],
+  });
+}
