@@ -334,6 +334,15 @@ test("reads back what was written, wherever pointers put it", () => {
   );
 });
 
+test("follows pointers to and fro in a file many times as long as what is read at once", () => {
+  const text = `Message-ID: <far@src.test>\n\n${"a line that says nothing but is there\n".repeat(10_000)}`;
+  let count = 0;
+  const records = messageRecords({ text }).map((one) => ({ ...one, moved: one.type === "N" && ++count % 30 === 0 }));
+  const bytes = queueFile(records);
+  expect(fromFile(bytes)).toMatchObject({ content: sha256(text), messageId: "<far@src.test>" });
+  expect(readQueueFile(bufferSource(bytes)).content).toBe(sha256(text));
+});
+
 function scatter(one: Record, moved: Iterator<boolean>): Record {
   return "MXEp".includes(one.type) ? one : { ...one, moved: moved.next().value === true };
 }
