@@ -21,6 +21,8 @@ render.surviveClosedPipes();
 for (const event of ["uncaughtException", "unhandledRejection"] as const) {
   process.on(event, (error: unknown) => void end(render.error(error)));
 }
+// Nothing is left that could wake us, and the work is not done: an end without an answer must not look like success.
+process.on("beforeExit", () => void end(render.error(new Error("the run came to nothing before it was done"))));
 void main().then(end);
 
 async function main(): Promise<number> {

@@ -66,6 +66,8 @@ export async function tryLock(path: string, waitMs = 1000): Promise<HeldLock | u
     lost: lost.signal,
     release: async () => {
       releasing = true;
+      // Waited for now: without this, once its pipes are closed, our process would have nothing to live for and end here.
+      child.ref();
       child.stdin.end();
       await ended;
     },
