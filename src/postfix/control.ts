@@ -17,7 +17,7 @@ type Controlled = Pick<PostfixInstance, "configDirectory" | "queueDirectory">;
 export interface PostsuperReport {
   /** Messages it says it dealt with, in its order. */
   readonly ids: readonly string[];
-  /** Sum of its closing lines (`Placed on hold: 2 messages`); undefined without one: it had nothing to do, or was ended. */
+  /** Sum of its closing lines (`Placed on hold: 0 messages`); undefined without one: it was not run, or ended before. */
   readonly count: number | undefined;
   /** Everything else: warnings, fatal errors, renamed files. */
   readonly warnings: readonly string[];
@@ -144,7 +144,9 @@ export async function waitForNewQmgr(
  * @throws OperatorError `program-failed` when Postfix isn't running
  */
 export async function scanDeferred(instance: Controlled): Promise<void> {
-  await run("postkick", ["-c", instance.configDirectory, "public", "qmgr", "D"]);
+  // postkick writes its request in two pieces; qmgr is content with the first and closes, often before the second, which
+  // is the end of a postkick that doesn't ignore SIGPIPE (`unix_trigger.c`, `trigger_server.c`).
+  await run("env", ["--ignore-signal=PIPE", "postkick", "-c", instance.configDirectory, "public", "qmgr", "D"]);
 }
 
 /**

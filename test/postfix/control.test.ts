@@ -24,7 +24,8 @@ test("a release, and a run of one message", () => {
   });
 });
 
-test("nothing found is nothing said", () => {
+test("a run that found nothing says so, one that didn't run says nothing", () => {
+  expect(parsePostsuper("postsuper: Placed on hold: 0 messages\n")).toEqual({ ids: [], count: 0, warnings: [] });
   expect(parsePostsuper("")).toEqual({ ids: [], count: undefined, warnings: [] });
 });
 
