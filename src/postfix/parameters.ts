@@ -49,18 +49,18 @@ export interface Scope {
 export async function readParameters(configDirectory: string, signal?: AbortSignal): Promise<PostfixParameters> {
   const ask = async (...flags: string[]) =>
     (await run("postconf", ["-c", configDirectory, ...flags], signal === undefined ? {} : { signal })).stdout;
-  const [main, master, overrides, types, defaults, version] = await Promise.all([
+  const [main, master, overrides, types, defaults] = await Promise.all([
     ask("-n"),
     ask("-M"),
     ask("-P"),
     ask("-m"),
     ask("-d"),
-    ask("-d", "mail_version"),
   ]);
+  const builtIn = parseParameters(defaults.toString());
   return {
     configDirectory,
     explicit: parseParameters(main.toString()).set("config_directory", configDirectory),
-    defaults: parseParameters(defaults.toString()),
+    defaults: builtIn,
     services: parseServices(master.toString(), overrides.toString()),
     mapTypes: types.toString().split("\n").filter(Boolean),
     reports: new Map([
@@ -68,7 +68,7 @@ export async function readParameters(configDirectory: string, signal?: AbortSign
       ["postconf-M", master],
       ["postconf-P", overrides],
       ["postconf-m", types],
-      ["mail_version", version],
+      ["mail_version", Buffer.from(`mail_version = ${builtIn.get("mail_version") ?? ""}\n`)],
     ]),
   };
 }
@@ -224,15 +224,15 @@ function matching(text: string, start: number): number {
 }
 
 function expression(text: string, value: (name: string) => string): string {
-  const trimmed = text.trim();
+  const trimmed = text.trimStart();
   if (trimmed.startsWith("{")) return relation(trimmed, value);
   const name = /^[A-Za-z0-9_]+/.exec(trimmed)?.[0] ?? "";
   const rest = trimmed.slice(name.length).trimStart();
   const found = value(name);
   if (rest === "") return found;
   const { yes, no } = branches(rest);
-  if (rest.startsWith("?")) return expand(found === "" ? (no ?? "") : (yes ?? ""), value);
-  return found === "" ? expand(yes ?? "", value) : found;
+  const chosen = rest.startsWith("?") === (found !== "") ? yes : no;
+  return expand(chosen ?? "", value);
 }
 
 /** `{a} == {b} ? {text} : {text}` */
@@ -241,22 +241,23 @@ function relation(text: string, value: (name: string) => string): string {
   const right = text.indexOf("{", left);
   const end = right < 0 ? -1 : matching(text, right);
   if (left < 0 || end < 0) return "";
-  const a = expand(text.slice(1, left).trim(), value);
-  const b = expand(text.slice(right + 1, end).trim(), value);
+  const a = expand(text.slice(1, left), value);
+  const b = expand(text.slice(right + 1, end), value);
   const holds = compare(a, text.slice(left + 1, right).trim(), b);
   const { yes, no } = branches(text.slice(end + 1).trimStart());
   return expand((holds ? yes : no) ?? "", value);
 }
 
-/** The texts after `?` (or `:`), each bare or in braces, the second one only after a first in braces. */
+/** The texts after `?` (or `:`), each bare or in braces, the second one only after a first in braces. Spaces inside count. */
 function branches(text: string): { yes: string | undefined; no: string | undefined } {
   const first = text.slice(1).trimStart();
   if (!first.startsWith("{")) return { yes: text.slice(1), no: undefined };
   const close = matching(first, 0);
   if (close < 0) return { yes: undefined, no: undefined };
   const rest = first.slice(close + 1).trimStart();
-  const second = rest.startsWith(":") ? rest.slice(1).trim() : undefined;
-  return { yes: first.slice(1, close).trim(), no: second === undefined ? undefined : withoutBraces(second) };
+  const second = rest.startsWith(":") ? rest.slice(1).trimStart() : "";
+  const last = second.startsWith("{") ? matching(second, 0) : -1;
+  return { yes: first.slice(1, close), no: last < 0 ? rest.slice(1) : second.slice(1, last) };
 }
 
 /** Numbers compare as numbers, `<=level` and its kin as dotted versions, everything else as text. */
