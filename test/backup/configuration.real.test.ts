@@ -79,7 +79,7 @@ class Host {
   }
 
   async collect(
-    options: { include?: string[]; mailServices?: boolean; configDirectory?: string } = {},
+    options: { include?: string[]; mailServices?: boolean; configDirectory?: string; root?: string } = {},
   ): Promise<Collected> {
     this.settle();
     const events: ConfigurationEvent[] = [];
@@ -92,7 +92,7 @@ class Host {
       },
       include: options.include ?? [],
       mailServices: options.mailServices ?? false,
-      root: this.root,
+      root: options.root ?? this.root,
       report: (event) => events.push(event),
     });
     return { files, events };
@@ -615,6 +615,57 @@ describe.skipIf(!needs("root", "postfix"))("the configuration of an instance", (
         { type: "config-unreadable", path: source, namedBy: "main.cf virtual_alias_maps" },
       ]);
       expect(collected.events.some(isIncomplete)).toBe(true);
+    });
+
+    test("what may not be read makes the backup incomplete, each by its path; the rest is kept", async () => {
+      const key = host.write("tls/key.pem", "key\n", 0o600);
+      const locked = host.write("etc/postfix/locked/file", "x\n");
+      chmodSync(dirname(locked), 0o700);
+      host.main("smtpd_tls_key_file", key);
+      host.settle();
+      const request = {
+        name: "test",
+        configDirectory: host.configDirectory,
+        queueDirectory: "/q",
+        dataDirectory: "/d",
+      };
+      // Root reads everything, so this takes another user.
+      const script = `
+        import { collectConfiguration } from ${JSON.stringify(join(import.meta.dirname, "../../src/backup/configuration.ts"))};
+        const events = [];
+        const report = (event) => events.push(event);
+        const instance = ${JSON.stringify(request)};
+        const files = await collectConfiguration({ instance, include: [], mailServices: false, root: "${host.root}", report });
+        console.log(JSON.stringify({ events, paths: files.map((file) => file.path) }));`;
+      const said = execFileSync(process.execPath, ["--input-type=module", "-e", script], {
+        uid: userId("nobody") ?? 65534,
+        env: withSbin,
+        encoding: "utf8",
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      const { events, paths } = JSON.parse(said);
+      expect(events).toEqual([
+        { type: "config-unreadable", path: dirname(locked), namedBy: "config_directory", reason: "EACCES" },
+        { type: "config-unreadable", path: key, namedBy: "main.cf smtpd_tls_key_file", reason: "EACCES" },
+      ]);
+      expect(paths).toContain(join(host.configDirectory, "main.cf"));
+    });
+
+    test("a name that is not UTF-8 can't be kept, and is said to", async () => {
+      writeFileSync(Buffer.concat([Buffer.from(`${host.configDirectory}/caf`), Buffer.from([0xe9])]), "x");
+      const collected = await host.collect();
+      expect(collected.events).toMatchObject([{ type: "config-unreadable", reason: "its name is not UTF-8" }]);
+    });
+
+    test("include never takes the queue", async () => {
+      host.write("spool/deferred/A/A123", "mail");
+      host.write("root/x", "");
+      const collected = await host.collect({ include: [host.path("spool"), host.directory], root: "/" });
+      expect(collected.files.filter((file) => file.path.startsWith(host.path("spool")))).toEqual([]);
+      expect(collected.files.some((file) => file.path === host.path("root/x"))).toBe(true);
+      expect(collected.events).toMatchObject([
+        { type: "config-skipped", path: host.path("spool"), namedBy: "include" },
+      ]);
     });
 
     test("links in a ring and a directory elsewhere end the walk, not the backup", async () => {
