@@ -42,6 +42,8 @@ await build({
   splitting: true,
   chunkNames: "chunk-[hash]",
   target: "node24",
+  // The ECMAScript form of a package where it has one: import() of a CommonJS form in a chunk gives no named exports.
+  mainFields: ["module", "main"],
   // Packages in CommonJS form call require for Node's own modules.
   banner: {
     js: 'import { createRequire as createRequireOfBundle } from "node:module"; const require = createRequireOfBundle(import.meta.url);',
