@@ -233,6 +233,18 @@ describe.skipIf(!needs("root", "postfix"))("the configuration of an instance", (
       expect(collected.files.filter((file) => file.path.startsWith(`${host.configDirectory}/`))).toEqual([]);
     });
 
+    test("a link out of the configuration directory: its file is kept where it is, a package's is not", async () => {
+      const elsewhere = host.write("srv/checks", "/x/ y\n", 0o640);
+      const [ours, packaged] = ["checks", "makedefs.out"].map((name) => join(host.configDirectory, name));
+      symlinkSync(elsewhere, String(ours));
+      symlinkSync("/usr/share/postfix/makedefs.out", String(packaged));
+      const collected = await host.collect();
+      expectNamed(collected, elsewhere);
+      expect(entry(collected, String(ours))).toMatchObject({ type: "link", area: "config", target: elsewhere });
+      expect(entry(collected, String(packaged))).toMatchObject({ type: "link", area: "config" });
+      expect(collected.files.filter((file) => file.path.startsWith("/usr/"))).toEqual([]);
+    });
+
     test("continuation lines, comments between them, and $ through other parameters", async () => {
       const a = host.write("maps/a", "a\n");
       const b = host.write("maps/b", "b\n");
@@ -551,6 +563,14 @@ describe.skipIf(!needs("root", "postfix"))("the configuration of an instance", (
       expect(new Set(paths).size).toBe(paths.length);
       expect(entry(collected, table)?.area).toBe("config");
       expect(collected.files.find((file) => file.path === "/etc/rspamd/local.d/x")?.area).toBe("service");
+    });
+
+    test("all twelve permission bits are kept", async () => {
+      const odd = host.write("etc/postfix/odd", "x\n", 0o6573);
+      chmodSync(host.configDirectory, 0o1777);
+      const collected = await host.collect();
+      expect(entry(collected, odd)?.mode).toBe(0o6573);
+      expect(entry(collected, host.configDirectory)?.mode).toBe(0o1777);
     });
 
     test("an owner without an account is kept by number", async () => {
