@@ -9,6 +9,7 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  rmdirSync,
   unlinkSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -39,8 +40,11 @@ export interface PlacedMessage extends Work {
 
 /**
  * Where a file of a run waits until it gets its name. `#` and `.` are no characters of a queue id, so every daemon passes
- * it by; it is on the file system of the queues, and its last name change is a link and no copy. A message waits in
- * hold/, a log beside its like: `postsuper -p` removes old files from queues when they are not mode 0700.
+ * it by; it is on the file system of the queues, and its last name change is a link and no copy. A message waits below
+ * hold/, a log below the directory of its like: `postsuper -p` removes old files from queues when they are not mode 0700.
+ *
+ * The files are spread over sub-directories of one character, as hash directories are, because threads that create files in
+ * one directory wait for each other.
  */
 export function temporaryPath(
   queueDirectory: string,
@@ -48,26 +52,61 @@ export function temporaryPath(
   run: string,
   number: number,
 ): string {
-  return join(queueDirectory, directory, `${number}.${run}${suffix}`);
+  return `${queueDirectory}/${directory}/${subdirectoryOf(number)}/${number}.${run}${suffix}`;
 }
 
 const suffix = "#SPOOLSAFE";
+/** Messages in a row that wait in one sub-directory: fewer than come from one pack. */
+const neighbours = 512;
+
+function subdirectoryOf(number: number): string {
+  return (Math.floor(number / neighbours) % 16).toString(16).toUpperCase();
+}
+
+/** Make the directories that so many messages of a run wait in. */
+export function makeTemporaryDirectories(instance: PostfixInstance, messages: number): void {
+  for (let number = 0; number < Math.min(messages, neighbours * 16); number += neighbours) {
+    for (const directory of waitingRooms) {
+      const path = join(instance.queueDirectory, directory, subdirectoryOf(number));
+      makeOwned(path, instance.ownerUid, instance.ownerGid);
+    }
+  }
+}
+
+const waitingRooms = ["hold", ...logKinds] as const;
 
 /** Remove the temporary files a run left in a queue directory. */
 export function sweepTemporaries(queueDirectory: string, run: string): void {
-  for (const directory of ["hold", ...logKinds] as const) {
-    const path = join(queueDirectory, directory);
-    const left = namesIn(path).filter((name) => name.endsWith(`.${run}${suffix}`));
-    for (const name of left) unlinkSync(join(path, name));
-    if (left.length > 0) fsyncDirectory(path);
+  for (const directory of waitingRooms.flatMap((room) => subdirectoriesOf(join(queueDirectory, room)))) {
+    const left = namesIn(directory).filter((name) => name.endsWith(`.${run}${suffix}`));
+    for (const name of left) unlinkSync(join(directory, name));
+    if (left.length > 0) fsyncDirectory(directory);
   }
+  removeEmptyDirectories(queueDirectory);
+}
+
+/** Directories that a hashed queue wants are made again when a file needs them, by Postfix and by us. */
+export function removeEmptyDirectories(queueDirectory: string): void {
+  for (const directory of waitingRooms.flatMap((room) => subdirectoriesOf(join(queueDirectory, room)))) {
+    try {
+      rmdirSync(directory);
+    } catch (error) {
+      if (errnoOf(error) !== "ENOTEMPTY" && errnoOf(error) !== "ENOENT") throw error;
+    }
+  }
+}
+
+function subdirectoriesOf(directory: string): string[] {
+  return namesIn(directory)
+    .filter((name) => /^[0-9A-F]$/.test(name))
+    .map((name) => join(directory, name));
 }
 
 function namesIn(directory: string): string[] {
   try {
     return readdirSync(directory);
   } catch (error) {
-    if (errnoOf(error) === "ENOENT") return [];
+    if (errnoOf(error) === "ENOENT" || errnoOf(error) === "ENOTDIR") return [];
     throw error;
   }
 }
@@ -236,7 +275,7 @@ export function lookFor(queueDirectory: string, run: string, staged: StagedMessa
 
 /** Drop the temporary names of a message that has its own. */
 export function dropTemporaries(queueDirectory: string, run: string, staged: StagedMessage): void {
-  for (const directory of ["hold", ...logKinds] as const) {
+  for (const directory of waitingRooms) {
     const path = temporaryPath(queueDirectory, directory, run, staged.number);
     if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) unlinkSync(path);
   }

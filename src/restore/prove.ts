@@ -127,9 +127,9 @@ async function unreadable(
   signal: AbortSignal | undefined,
 ): Promise<string[]> {
   const ids = placed.map(({ id }) => id);
-  const batches = Array.from({ length: Math.ceil(ids.length / postcatBatch) }, (_, n) =>
-    ids.slice(n * postcatBatch, (n + 1) * postcatBatch),
-  );
+  // Two at a time; starting one costs as much as reading a hundred files.
+  const size = Math.min(postcatBatch, Math.ceil(ids.length / 2));
+  const batches = Array.from({ length: Math.ceil(ids.length / size) }, (_, n) => ids.slice(n * size, (n + 1) * size));
   const bad: string[] = [];
   const worker = async (queue: Iterator<string[]>) => {
     for (let next = queue.next(); !next.done; next = queue.next())
@@ -140,8 +140,8 @@ async function unreadable(
   return bad;
 }
 
-/** Ids per call; long ids of 17 characters stay far below the limit of a command line. */
-const postcatBatch = 500;
+/** Ids per call; with ids of 20 characters a fifth of what a command line may hold. */
+const postcatBatch = 20_000;
 
 /** Halve a batch that fails until the ids at fault are alone. */
 async function firstToLast(instance: PostfixInstance, ids: readonly string[], signal?: AbortSignal): Promise<string[]> {
@@ -156,6 +156,7 @@ async function firstToLast(instance: PostfixInstance, ids: readonly string[], si
 async function postcatReads(instance: PostfixInstance, ids: readonly string[], signal?: AbortSignal): Promise<boolean> {
   const { code, stderr } = await run("postcat", ["-c", instance.configDirectory, "-q", ...ids], {
     okCodes: [0, 1],
+    timeoutMs: 60 * 60_000,
     discardOutput: true,
     ...(signal === undefined ? {} : { signal }),
   });

@@ -1,6 +1,6 @@
 /** What a restore tells on its way. */
 export type RestoreEvent =
-  | { readonly type: "step"; readonly step: "stage" | "sync" | "prove" | "place" | "check"; readonly messages: number }
+  | { readonly type: "step"; readonly step: "stage" | "sync" | "place" | "check"; readonly messages: number }
   | { readonly type: "staged"; readonly done: number; readonly total: number }
   | { readonly type: "resumed"; readonly run: string };
 

@@ -5,7 +5,14 @@ import type { PostfixInstance } from "../postfix/instance.ts";
 import { entryKey, type Manifest, type MessageEntry } from "../snapshot/manifest.ts";
 import type { Clock } from "../system/clock.ts";
 import { RunJournal, type RunMessage, type RunRecord, type RunStart, toStagedMessage } from "./journal.ts";
-import { type PlacedMessage, type Placement, Placer, sweepTemporaries, type Work } from "./place.ts";
+import {
+  type PlacedMessage,
+  type Placement,
+  Placer,
+  removeEmptyDirectories,
+  sweepTemporaries,
+  type Work,
+} from "./place.ts";
 import { type PlannedMessage, planRestore, type RestoreChoice, type RestorePlan } from "./plan.ts";
 import { type PlacementProof, provePlaced } from "./prove.ts";
 import type { MessageProblem, RestoreEvent, RestoreReport } from "./report.ts";
@@ -256,6 +263,7 @@ async function placeRest(job: RestoreJob, placing: Placing, rest: Rest): Promise
   journal.visible();
   placed.push(...live.map((placement) => placer.place(placement)));
   placer.sync();
+  removeEmptyDirectories(job.instance.queueDirectory);
   job.report?.({ type: "step", step: "check", messages: placed.length });
   const proof = await provePlaced(job.instance, placed, rest.placed);
   guard.check();

@@ -2,7 +2,7 @@ import type { PackReader } from "../pack/pack-pool.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { idForInode } from "../postfix/queue-id.ts";
 import { run as runProgram } from "../system/exec.ts";
-import { type Placement, temporaryPath, type Work } from "./place.ts";
+import { makeTemporaryDirectories, type Placement, temporaryPath, type Work } from "./place.ts";
 import { proveMessage } from "./prove.ts";
 import type { MessageProblem, RestoreEvent } from "./report.ts";
 import type { RestoreSource } from "./source.ts";
@@ -23,20 +23,68 @@ export interface StagedMessages {
 }
 
 /**
- * Write every message and log under its temporary name, make all of it durable with one system call, read it back, and
- * compute the name each inode asks for.
+ * Write every message and log under its temporary name, read each message back while others are being written, compute the
+ * name its inode asks for, and make all of it durable with one system call.
  */
 export async function stageMessages(job: StageJob, run: string, work: readonly Work[]): Promise<StagedMessages> {
   const { instance, report } = job;
-  const messages = work.length;
-  const files = work.flatMap((one) => filesOf(instance, run, one));
-  report?.({ type: "step", step: "stage", messages });
-  const source = { ...job.source, reader: job.reader, processors: job.processors, signal: job.signal };
-  const written = await stageFiles(files, source, (done) => report?.({ type: "staged", done, total: files.length }));
-  report?.({ type: "step", step: "sync", messages });
+  const files = work.flatMap((one, index) => filesOf(instance, run, one).map((file) => ({ ...file, work: index })));
+  makeTemporaryDirectories(instance, work.length);
+  report?.({ type: "step", step: "stage", messages: work.length });
+  const proofs = await stageAndProve(job, run, work, files);
+  report?.({ type: "step", step: "sync", messages: work.length });
   await runProgram("sync", ["--file-system", instance.queueDirectory], { timeoutMs: 60 * 60_000 });
-  report?.({ type: "step", step: "prove", messages });
-  return proveAll(instance, run, work, written);
+  return sorted(instance, work, proofs);
+}
+
+/** Of one message: the inodes of its file and of its logs, and what reading the file back showed. */
+interface Proof {
+  readonly inodes: bigint[];
+  problem: string | null;
+  changed: bigint;
+}
+
+async function stageAndProve(
+  job: StageJob,
+  run: string,
+  work: readonly Work[],
+  files: readonly (StageFile & { readonly work: number })[],
+): Promise<Proof[]> {
+  const { queueDirectory } = job.instance;
+  const proofs = work.map((): Proof => ({ inodes: [], problem: "it was not staged", changed: 0n }));
+  const firstFiles = firstFileOfEach(files);
+  const source = { ...job.source, reader: job.reader, processors: job.processors, signal: job.signal };
+  let done = 0;
+  await stageFiles(files, source, (index, inode) => {
+    const { work: number = 0 } = files[index] ?? {};
+    const [one, proof, first = 0] = [work[number], proofs[number], firstFiles[number]];
+    if (one === undefined || proof === undefined) return;
+    proof.inodes[index - first] = inode;
+    if (index === first) Object.assign(proof, proveMessage(temporaryPath(queueDirectory, "hold", run, number), one));
+    if (++done % 1000 === 0) job.report?.({ type: "staged", done, total: files.length });
+  });
+  return proofs;
+}
+
+function firstFileOfEach(files: readonly { readonly work: number }[]): number[] {
+  const first: number[] = [];
+  for (const [index, { work }] of files.entries()) first[work] ??= index;
+  return first;
+}
+
+function sorted(instance: PostfixInstance, work: readonly Work[], proofs: readonly Proof[]): StagedMessages {
+  const staged: Placement[] = [];
+  const unproven: MessageProblem[] = [];
+  for (const [number, one] of work.entries()) {
+    const proof = proofs[number];
+    if (proof === undefined || proof.problem !== null) {
+      unproven.push({ queueId: one.entry.queueId, problem: proof?.problem ?? "it was not staged" });
+    } else {
+      const [inode = 0n, ...logs] = proof.inodes;
+      staged.push(placementOf(instance, one, { inode, changed: proof.changed, logs }));
+    }
+  }
+  return { staged, unproven };
 }
 
 /** The message first, then its logs; `proveAll` counts on the order. */
@@ -53,26 +101,6 @@ function filesOf(instance: PostfixInstance, run: string, { message, entry }: Wor
   const { uid, gid, mode, mtime } = message;
   const path = temporaryPath(queueDirectory, "hold", run, message.number);
   return [{ stored: entry.file, path, mode, uid, gid, mtime }, ...logs];
-}
-
-function proveAll(
-  instance: PostfixInstance,
-  run: string,
-  work: readonly Work[],
-  inodes: readonly bigint[],
-): StagedMessages {
-  const staged: Placement[] = [];
-  const unproven: MessageProblem[] = [];
-  let at = 0;
-  for (const one of work) {
-    const [inode = 0n, ...logs] = inodes.slice(at, at + 1 + one.entry.logs.length);
-    at += 1 + logs.length;
-    const path = temporaryPath(instance.queueDirectory, "hold", run, one.message.number);
-    const { problem, changed } = proveMessage(path, one);
-    if (problem === null) staged.push(placementOf(instance, one, { inode, changed, logs }));
-    else unproven.push({ queueId: one.entry.queueId, problem });
-  }
-  return { staged, unproven };
 }
 
 function placementOf(

@@ -24,32 +24,26 @@ export interface StageSource {
  * is on disk for certain until the caller syncs the file system. On failure files may be left; their names are the caller's
  * to sweep, and nothing writes any more when this has thrown.
  *
- * @param report called after each pack with the number of files written so far
- * @returns the inode of each file, in the order of the files
+ * @param written called after each pack with the files it gave, by their index, and their inodes; a failure of it ends all
  * @throws OperatorError `damaged` (a pack is missing or damaged, or does not have a file it should have), `no-identity`,
  * `failed` when a file can't be written
  */
 export async function stageFiles(
   files: readonly StageFile[],
   source: StageSource,
-  report: (done: number) => void = () => {},
-): Promise<bigint[]> {
-  const inodes: bigint[] = [];
-  let done = 0;
+  written: (file: number, inode: bigint) => void,
+): Promise<void> {
   const packs = byPack(files).entries();
   const worker = async () => {
     for (const [pack, indexes] of packs) {
       source.signal?.throwIfAborted();
       const wanted = indexes.flatMap((index) => files[index] ?? []);
-      const written = await stagePack(pack, wanted, source);
-      for (const [n, index] of indexes.entries()) inodes[index] = written[n] ?? 0n;
-      done += indexes.length;
-      report(done);
+      const inodes = await stagePack(pack, wanted, source);
+      for (const [n, index] of indexes.entries()) written(index, inodes[n] ?? 0n);
     }
   };
   // One more than there are processors, so that a pack is being fetched while the others are written.
   await allOrFirstFailure(Array.from({ length: source.processors + 1 }, worker));
-  return inodes;
 }
 
 function byPack(files: readonly StageFile[]): Map<string, number[]> {
