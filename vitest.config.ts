@@ -15,6 +15,7 @@ export default defineConfig({
         test: {
           name: "real",
           include: ["test/**/*.real.test.ts"],
+          globalSetup: ["test/support/leftovers.ts", "test/support/real-servers.ts"],
           testTimeout: 180_000,
           hookTimeout: 120_000,
         },

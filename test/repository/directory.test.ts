@@ -29,6 +29,7 @@ describeObjectStore("a directory", () => ({
     return store;
   },
   missing: () => new DirectoryStore(join(scratch, "not mounted")),
+  manyObjects: 300,
   exclusive: true,
 }));
 

@@ -6,6 +6,8 @@ set -eu; : "${DIR:?}" "${PORT:?}"; STORE=${STORE:-memstore} H=$(dirname "$(readl
 up() { curl -s -o /dev/null --max-time 2 "http://127.0.0.1:$PORT/"; }
 alive() { [ -s "$DIR/pids" ] && for p in $(cat "$DIR/pids"); do grep -qzxF "$DIR/ceph.conf" "/proc/$p/cmdline" 2>/dev/null || return 1; done; }
 bg() { setsid "$@" >>"log/$1.out" 2>&1 </dev/null 3>&- & echo $! >>pids; }
+# A monitor that has just formed its quorum answers EPERM for a moment.
+again() { for _ in $(seq 20); do timeout 30 "$@" && return; sleep 0.2; done; return 1; }
 alive && up && exit 0
 "$H/stop.sh"; up && { echo "port $PORT is in use" >&2; exit 1; }
 mkdir -p "$DIR"; cd "$DIR"; NEW=; [ -e made ] || { NEW=1; rm -rf mon osd log; mkdir mon osd log; }
@@ -53,8 +55,8 @@ C
 fi
 bg ceph-mon -f $A -i a
 if [ $NEW ]; then
-  timeout 30 ceph $A osd new $FSID
-  timeout 30 ceph $A osd crush add osd.0 1 root=default host=localhost
+  again ceph $A osd new $FSID
+  again ceph $A osd crush add osd.0 1 root=default host=localhost
   ceph-osd $A -i 0 --mkfs --osd-uuid $FSID
 fi >>log/new.out 2>&1
 bg ceph-osd -f $A -i 0
