@@ -1,7 +1,7 @@
 import { closeSync, lstatSync, openSync } from "node:fs";
 import { HoldJournal, postsuperOutput } from "../holds/journal.ts";
-import { keepRetryTimes } from "../holds/recover.ts";
-import { hold, masterState, qmgrPid, release, reload, scanDeferred, waitForNewQmgr } from "../postfix/control.ts";
+import { keepRetryTimes, wakeDeferred } from "../holds/recover.ts";
+import { hold, masterState, qmgrPid, release, reload, waitForNewQmgr } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { type LockTable, readLocks } from "../postfix/locks.ts";
 import { isComplete, type QueueName } from "../postfix/queue.ts";
@@ -316,5 +316,5 @@ async function thaw(
   totals.released += ids.length - left.length;
   if (ms > context.limitMs) capture.problems.push(overLimit(context, ids.length, ms));
   // Mail that was being delivered is due now and sits in deferred, which qmgr looks at every queue_run_delay (300 s).
-  if (ids.length > 0 && (await masterState(instance)) !== "stopped") await scanDeferred(instance);
+  if (ids.length > 0 && (await masterState(instance)) !== "stopped") await wakeDeferred(instance, clock);
 }

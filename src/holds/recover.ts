@@ -105,7 +105,8 @@ async function recoverJournal(journal: CaptureJournal, request: RecoverRequest):
     }
     const left = ids.filter((id) => isHeld(instance, id));
     if (left.length > 0) return answer(without(ids, left), left, "postsuper -H did not release them");
-    if (journal.start.mode === "freeze" && (await masterState(instance)) !== "stopped") await scanDeferred(instance);
+    if (journal.start.mode === "freeze" && (await masterState(instance)) !== "stopped")
+      await wakeDeferred(instance, clock);
   }
   removeJournal(journal.path);
   return answer(ids, [], null);
@@ -241,4 +242,20 @@ export function keepRetryTimes(
 function without(ids: readonly string[], taken: readonly string[]): string[] {
   const gone = new Set(taken);
   return ids.filter((id) => !gone.has(id));
+}
+
+/**
+ * Have qmgr look at deferred now, each message's retry time respected: mail that was being delivered when it was frozen is
+ * due, and qmgr looks every queue_run_delay (300 s) only. One that is just restarting closes the connection; it reads
+ * deferred anyway when it starts, so that this may fail.
+ */
+export async function wakeDeferred(instance: PostfixInstance, clock: Clock): Promise<void> {
+  for (let attempt = 0; attempt < 5; attempt++) {
+    try {
+      return await scanDeferred(instance);
+    } catch (error) {
+      if (!(error instanceof OperatorError)) throw error;
+      await clock.sleep(200);
+    }
+  }
 }

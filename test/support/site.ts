@@ -86,6 +86,33 @@ export class Site implements AsyncDisposable {
     return { ...report, events };
   }
 
+  /** Write a configuration for the command line that speaks of these instances, and return its path. */
+  configure(
+    postfixes: readonly PrivatePostfix[],
+    postfixKeys: Readonly<Record<string, string | number | boolean>> = {},
+  ): string {
+    const path = join(this.directory, "spoolsafe.toml");
+    const more = Object.entries({ mail_services: false, ...postfixKeys }).map(
+      ([key, value]) => `${key} = ${JSON.stringify(value)}`,
+    );
+    const lines = [
+      'host = "mx1.source.test"',
+      `state_directory = ${JSON.stringify(this.stateDirectory)}`,
+      "[repository]",
+      `url = ${JSON.stringify(this.repository.store.url)}`,
+      "[encryption]",
+      `recipients_file = ${JSON.stringify(join(this.directory, "recipients.txt"))}`,
+      "[signing]",
+      `key_file = ${JSON.stringify(join(this.directory, "signing.key"))}`,
+      `trusted_keys_file = ${JSON.stringify(join(this.directory, "trusted.pub"))}`,
+      "[postfix]",
+      `config_directories = ${JSON.stringify(postfixes.map((one) => one.configDirectory))}`,
+      ...more,
+    ];
+    writeFileSync(path, `${lines.join("\n")}\n`);
+    return path;
+  }
+
   manifest(report: Pick<BackupReport, "snapshot">): Promise<Manifest> {
     return loadManifest(this.repository, report.snapshot, this.identities);
   }
