@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -8,7 +8,7 @@ import { differences, fingerprints } from "./support/compare.ts";
 import { deliverable, fillDeferred, fillMixed, mixedSink, resumePickup } from "./support/mail.ts";
 import { needs } from "./support/needs.ts";
 import { PrivatePostfix, plainLetter, until } from "./support/postfix.ts";
-import { destroyScratch, makeScratch, processesOf, sweepScratch } from "./support/scratch.ts";
+import { destroyScratch, killQuietly, makeScratch, processesOf, sweepScratch } from "./support/scratch.ts";
 import { Sink } from "./support/sink.ts";
 
 // The tests below ask whether the ground holds that all other tests stand on.
@@ -61,17 +61,16 @@ describe.skipIf(!supported)("a private Postfix", () => {
     expect(readFileSync("/proc/self/mounts", "utf8")).not.toContain(postfix.directory);
   });
 
-  test("is ended and swept by a later run when its test process was killed", async () => {
-    const support = join(dirname(fileURLToPath(import.meta.url)), "support", "postfix.ts");
-    const program = `const { PrivatePostfix } = await import(${JSON.stringify(support)});
-      const postfix = await PrivatePostfix.start({ tmpfs: "16m" });
-      console.log(postfix.directory); setInterval(() => {}, 1000);`;
-    const child = spawn(process.execPath, ["--input-type=module", "-e", program], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
-    const directory = await new Promise<string>((resolve) => {
-      child.stdout.once("data", (chunk: Buffer) => resolve(chunk.toString().trim()));
-    });
+  test.each(["SIGTERM", "SIGKILL"] as const)("is ended with its test process on %s", async (signal) => {
+    const { child, directory } = await processWithPostfix();
+    child.kill(signal);
+    await until(() => !existsSync(directory), { what: "the directory's end" });
+    expect(processesOf(directory)).toEqual([]);
+  });
+
+  test("is swept by a later run when its test process and the guard of that were killed", async () => {
+    const { child, directory } = await processWithPostfix();
+    for (const guard of guardsOf(child.pid ?? 0)) killQuietly(guard);
     child.kill("SIGKILL");
     await new Promise((resolve) => child.once("close", resolve));
     expect(processesOf(directory).length).toBeGreaterThan(0);
@@ -79,24 +78,35 @@ describe.skipIf(!supported)("a private Postfix", () => {
     expect(processesOf(directory)).toEqual([]);
     expect(existsSync(directory)).toBe(false);
   });
-
-  test("is ended with its test process on SIGTERM", async () => {
-    const support = join(dirname(fileURLToPath(import.meta.url)), "support", "postfix.ts");
-    const program = `const { PrivatePostfix } = await import(${JSON.stringify(support)});
-      const postfix = await PrivatePostfix.start();
-      console.log(postfix.directory); setInterval(() => {}, 1000);`;
-    const child = spawn(process.execPath, ["--input-type=module", "-e", program], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
-    const directory = await new Promise<string>((resolve) => {
-      child.stdout.once("data", (chunk: Buffer) => resolve(chunk.toString().trim()));
-    });
-    child.kill("SIGTERM");
-    await new Promise((resolve) => child.once("close", resolve));
-    expect(processesOf(directory)).toEqual([]);
-    expect(existsSync(directory)).toBe(false);
-  });
 });
+
+/** Another test process, with a Postfix on a file system of its own. */
+async function processWithPostfix(): Promise<{ child: ChildProcess; directory: string }> {
+  const support = join(dirname(fileURLToPath(import.meta.url)), "support", "postfix.ts");
+  const program = `const { PrivatePostfix } = await import(${JSON.stringify(support)});
+    const postfix = await PrivatePostfix.start({ tmpfs: "16m" });
+    console.log(postfix.directory); setInterval(() => {}, 1000);`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", program], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const directory = await new Promise<string>((resolve) => {
+    child.stdout.once("data", (chunk: Buffer) => resolve(chunk.toString().trim()));
+  });
+  return { child, directory };
+}
+
+function guardsOf(pid: number): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((guard) => {
+      try {
+        return readFileSync(`/proc/${guard}/cmdline`, "latin1").includes(`scratch-guard.ts\0${pid}\0`);
+      } catch {
+        return false;
+      }
+    });
+}
 
 describe.skipIf(!supported)("filling a queue", () => {
   test.each([{}, { longIds: true, hashQueueDepth: 2 }])("mixed states, all of it real mail: %o", async (options) => {

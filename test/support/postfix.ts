@@ -3,7 +3,7 @@ import { chmodSync, chownSync, mkdirSync, readdirSync, readFileSync, utimesSync,
 import { connect, createServer } from "node:net";
 import { basename, join } from "node:path";
 import { promisify } from "node:util";
-import { destroyScratch, makeScratch, processesOf, sweepScratch, worksIn } from "./scratch.ts";
+import { destroyScratch, killQuietly, makeScratch, processesOf, sleepSync, sweepScratch, worksIn } from "./scratch.ts";
 import type { Sink } from "./sink.ts";
 import { type Letter, type Submitted, submit } from "./smtp.ts";
 import { until } from "./wait.ts";
@@ -152,7 +152,7 @@ export class PrivatePostfix {
   kill(): void {
     for (let pids = processesOf(this.directory); pids.length > 0; pids = processesOf(this.directory)) {
       for (const pid of pids) killQuietly(pid);
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+      sleepSync(10);
     }
   }
 
@@ -530,14 +530,6 @@ function readOr(file: string, otherwise: string): string {
     return readFileSync(file, "utf8");
   } catch {
     return otherwise;
-  }
-}
-
-function killQuietly(pid: number): void {
-  try {
-    process.kill(pid, "SIGKILL");
-  } catch {
-    // gone already
   }
 }
 

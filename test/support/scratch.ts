@@ -1,8 +1,11 @@
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { chmodSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Writable } from "node:stream";
+import { fileURLToPath } from "node:url";
 
 /*
  * Directories of tests, and what runs in them. Each carries in its name who made it, so that a later run can prove that
@@ -12,6 +15,8 @@ import { join } from "node:path";
 const prefix = "spoolsafe-test-";
 const live = new Set<string>();
 const closers = new Set<() => void>();
+const guarded = new Set<string>();
+let guard: Writable | undefined;
 let watching = false;
 
 export interface ScratchOptions {
@@ -25,7 +30,7 @@ export interface ScratchOptions {
 
 /** Make a directory of this process's own. It, its mounts and every process in it are gone when this process ends. */
 export function makeScratch(options: ScratchOptions = {}): string {
-  watchForOurEnd();
+  watchForOurEnd(options.parent ?? tmpdir());
   const { pid } = process;
   const name = `${prefix}${pid}-${startTime(pid)}-${randomBytes(3).toString("hex")}`;
   const directory = join(options.parent ?? tmpdir(), name);
@@ -50,7 +55,7 @@ export function destroyScratch(directory: string): void {
 
 /** Run something when this process ends, whatever ends it except SIGKILL; synchronous. Returns how to forget it again. */
 export function atOurEnd(close: () => void): () => void {
-  watchForOurEnd();
+  watchForOurEnd(tmpdir());
   closers.add(close);
   return () => closers.delete(close);
 }
@@ -101,49 +106,70 @@ function ownerIsDead(directory: string): boolean {
 /** Clock ticks between boot and the start of a process (field 22 of /proc/PID/stat): with the pid it names one process. */
 function startTime(pid: number): string | undefined {
   try {
-    return readFileSync(`/proc/${pid}/stat`, "latin1")
+    const fields = readFileSync(`/proc/${pid}/stat`, "latin1")
       .replace(/^.*\) /s, "")
-      .split(" ")[19];
+      .split(" ");
+    return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[19];
   } catch {
     return undefined;
   }
 }
 
-/** SIGKILL for each process whose working directory is inside, or whose MAIL_CONFIG points inside, until none is left. */
+/** SIGKILL for each process that has to do with the directory, until none is left. */
 function endProcessesOf(directory: string): void {
   for (let round = 0; round < 50; round++) {
-    const found = processesOf(directory);
+    const found = processesWhere((pid) => worksIn(pid, directory) || names(pid, directory));
     if (found.length === 0) return;
-    for (const pid of found) {
-      try {
-        process.kill(pid, "SIGKILL");
-      } catch {
-        // gone already
-      }
-    }
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+    for (const pid of found) killQuietly(pid);
+    sleepSync(10);
   }
 }
 
 /** Processes whose working directory is inside the directory, or that were started with a MAIL_CONFIG inside it. */
 export function processesOf(directory: string): number[] {
+  return processesWhere((pid) => worksIn(pid, directory));
+}
+
+function processesWhere(condition: (pid: number) => boolean): number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .filter((pid) => pid !== process.pid && worksIn(pid, directory));
+    .filter((pid) => pid !== process.pid && condition(pid));
 }
 
-/** Whether a process works in the directory, or was started with a MAIL_CONFIG inside it. */
+/** Whether a process works in the directory, or was started with a MAIL_CONFIG inside it: as Postfix's processes do. */
 export function worksIn(pid: number, directory: string): boolean {
   try {
     const cwd = readlinkSync(`/proc/${pid}/cwd`);
     if (cwd === directory || cwd.startsWith(`${directory}/`)) return true;
-    return readFileSync(`/proc/${pid}/environ`, "latin1")
-      .split("\0")
-      .some((entry) => entry.startsWith(`MAIL_CONFIG=${directory}/`));
+    return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`MAIL_CONFIG=${directory}/`);
   } catch {
     return false; // gone, a zombie, or not ours to look at
   }
+}
+
+/** Whether the directory's name, which nobody else has, is in a process's arguments or environment. */
+function names(pid: number, directory: string): boolean {
+  try {
+    const said = ["cmdline", "environ"].map((file) => readFileSync(`/proc/${pid}/${file}`, "latin1"));
+    return said.some((text) => text.includes(directory));
+  } catch {
+    return false;
+  }
+}
+
+/** SIGKILL for a process that may be gone already. */
+export function killQuietly(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // gone already
+  }
+}
+
+/** Block for so many milliseconds: for clearing up where nothing may be awaited. */
+export function sleepSync(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 function mountsBelow(directory: string): string[] {
@@ -154,13 +180,29 @@ function mountsBelow(directory: string): string[] {
     .reverse();
 }
 
-function watchForOurEnd(): void {
+function watchForOurEnd(parent: string): void {
+  guard ??= startGuard();
+  if (!guarded.has(parent)) guard.write(`${parent}\n`);
+  guarded.add(parent);
   if (watching) return;
   watching = true;
   process.once("exit", clearUp);
-  // A vitest worker whose parent was killed sees its channel close and nothing else.
-  process.once("disconnect", endNow);
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.once(signal, endNow);
+}
+
+/**
+ * A shell that waits for our end (its standard input closes, whatever ends us: Vitest ends its workers with SIGKILL) and
+ * then sweeps the directories it was told of. After a clean end it is told `done` and has nothing to do.
+ */
+function startGuard(): Writable {
+  const script = `while IFS= read -r line; do [ "$line" = done ] && exit; set -- "$@" "$line"; done; exec "$0" "$@"`;
+  const program = fileURLToPath(new URL("./scratch-guard.ts", import.meta.url));
+  const args = ["-c", script, process.execPath, program, String(process.pid)];
+  const child = spawn("sh", args, { detached: true, stdio: ["pipe", "ignore", "inherit"], cwd: "/" });
+  child.unref();
+  child.stdin.on("error", () => {}); // a killed guard leaves its work to the next run's sweep
+  if (child.stdin instanceof Socket) child.stdin.unref();
+  return child.stdin;
 }
 
 function endNow(): void {
@@ -170,6 +212,7 @@ function endNow(): void {
 function clearUp(): void {
   for (const close of closers) close();
   for (const directory of live) destroyScratch(directory);
+  guard?.write("done\n");
 }
 
 function mustRun(program: string, args: string[]): void {
