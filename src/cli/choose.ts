@@ -11,7 +11,7 @@ import type { Context } from "./context.ts";
 export async function chooseSnapshot(context: Context, repository: Repository, spec: string): Promise<SignedSnapshot> {
   const all = await repository.loadAll(await repository.snapshotRefs(context.signal), context.signal);
   const { named, own } = await hosts(context);
-  return selectSnapshot(spec, all, { host: named, ownHost: own, now: context.clock.now() });
+  return selectSnapshot(spec, all, { host: named, ownHost: own });
 }
 
 /** The host that was asked for, and the one this host would be, where that can be known. */
