@@ -221,7 +221,6 @@ export async function captureFrozen(capture: Capture, context: HoldContext, tota
   let barrier = false;
   const batches: { batch: number; ids: readonly string[] }[] = [];
   try {
-    const oldQmgr = qmgrPid(instance);
     // A message on its way between two queues is missed by one listing and met by the next.
     for (let batch = 0; batch < 5; batch++) {
       const found = completeMail(instance).filter(
@@ -234,7 +233,7 @@ export async function captureFrozen(capture: Capture, context: HoldContext, tota
       batches.push({ batch, ids: report.ids });
       totals.held += report.ids.length;
     }
-    if (batches.some(({ ids }) => ids.length > 0)) await confirmBarrier(context, oldQmgr);
+    if (batches.some(({ ids }) => ids.length > 0)) await confirmBarrier(context);
     barrier = true;
     await readFrozen(capture, context, candidates, batches, started + context.limitMs);
   } finally {
@@ -250,8 +249,10 @@ function completeMail(instance: PostfixInstance): Candidate[] {
     .flatMap((file) => candidate(file) ?? []);
 }
 
-async function confirmBarrier(context: HoldContext, oldQmgr: number | undefined): Promise<void> {
+/** The queue manager to be replaced is the one that is there after the hold: one that started meanwhile has read mail, too. */
+async function confirmBarrier(context: HoldContext): Promise<void> {
   if ((await masterState(context.instance)) === "stopped") return;
+  const oldQmgr = qmgrPid(context.instance);
   await reload(context.instance);
   await waitForNewQmgr(context.instance, oldQmgr, context.barrierMs, context.clock);
 }

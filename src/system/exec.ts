@@ -37,7 +37,7 @@ export interface RunResult {
 export async function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   const child = spawn(program, args, {
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-    env: { ...process.env, LC_ALL: "C", ...options.env },
+    env: { ...process.env, PATH: programPath(), LC_ALL: "C", ...options.env },
     stdio: [
       options.input === undefined ? "ignore" : "pipe",
       options.discardOutput ? "ignore" : "pipe",
@@ -83,6 +83,11 @@ export async function run(program: string, args: readonly string[], options: Run
     clearTimeout(killTimer);
     options.signal?.removeEventListener("abort", onAbort);
   }
+}
+
+/** Our PATH, and the directories of Postfix's commands, which cron's `/usr/bin:/bin` lacks. */
+export function programPath(): string {
+  return `${process.env.PATH ?? "/usr/bin:/bin"}:/usr/sbin:/sbin`;
 }
 
 async function collect(stream: Readable | null, limit: number, tooMuch: () => void): Promise<Buffer> {
