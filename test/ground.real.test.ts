@@ -12,7 +12,7 @@ import { destroyScratch, killQuietly, makeScratch, processesOf, sweepScratch } f
 import { Sink } from "./support/sink.ts";
 
 // The tests below ask whether the ground holds that all other tests stand on.
-const supported = needs("root", "postfix");
+const supported = needs("root", "postfix", "mount");
 const open: { destroy?: () => void; close?: () => Promise<void> }[] = [];
 
 function closing<T extends (typeof open)[number]>(thing: T): T {
