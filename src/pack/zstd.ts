@@ -56,16 +56,23 @@ export async function* decompressStream(compressed: AsyncIterable<Uint8Array>): 
   }
 }
 
-/** Never rejects: a failure of the source is the stream's. */
+/**
+ * Write a source into the stream, one chunk at a time. Never rejects: a failure of the source becomes the stream's.
+ * When zstd itself fails, Node destroys the stream and leaves the callback of the write that failed uncalled.
+ */
 async function feed(
   zstd: ReturnType<typeof createZstdCompress | typeof createZstdDecompress>,
   source: AsyncIterable<Uint8Array>,
 ): Promise<void> {
+  let goOn = () => {};
+  zstd.once("close", () => goOn());
   try {
     for await (const chunk of source) {
-      await new Promise<void>((resolve, reject) => {
-        zstd.write(chunk, (error) => (error ? reject(error) : resolve()));
+      await new Promise<void>((resolve) => {
+        goOn = resolve;
+        zstd.write(chunk, () => resolve());
       });
+      if (zstd.destroyed) return;
     }
     zstd.end();
   } catch (error) {

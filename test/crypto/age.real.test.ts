@@ -9,6 +9,7 @@ import { errorOf, makeKeys } from "../support/keys.ts";
 import { needs } from "../support/needs.ts";
 import { Random } from "../support/random.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
+import { chunked, collect } from "../support/streams.ts";
 
 const sizes = [0, 1, 65535, 65536, 65537, 131072, 1_000_000];
 const steps = [997, 65536, 65552, 1_000_000];
@@ -88,13 +89,3 @@ describe.skipIf(!needs("age"))("the age program", () => {
     expect(error.message).toContain("the identity file is itself encrypted");
   });
 });
-
-async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
-  const pieces: Uint8Array[] = [];
-  for await (const piece of stream) pieces.push(piece);
-  return Buffer.concat(pieces);
-}
-
-async function* chunked(bytes: Buffer, step: number): AsyncGenerator<Buffer> {
-  for (let at = 0; at < bytes.length; at += step) yield bytes.subarray(at, at + step);
-}

@@ -7,6 +7,7 @@ import { seal, sealStream } from "../../src/crypto/seal.ts";
 import { OperatorError } from "../../src/errors.ts";
 import { errorOf, makeKeys } from "../support/keys.ts";
 import { Random } from "../support/random.ts";
+import { chunked, collect } from "../support/streams.ts";
 
 /** With the switch on, the library hands its file key to nobody but its own recipients. */
 const library = vi.hoisted(() => ({ secretive: false }));
@@ -257,16 +258,6 @@ async function fileKey(sealed: Buffer): Promise<Uint8Array> {
 
 function around(at: number): number[] {
   return [at - 1, at, at + 1];
-}
-
-async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
-  const pieces: Uint8Array[] = [];
-  for await (const piece of stream) pieces.push(piece);
-  return Buffer.concat(pieces);
-}
-
-async function* chunked(bytes: Buffer, step: number): AsyncGenerator<Buffer> {
-  for (let at = 0; at < bytes.length; at += step) yield bytes.subarray(at, at + step);
 }
 
 async function* cutAt(bytes: Buffer, cuts: readonly number[]): AsyncGenerator<Buffer> {
