@@ -198,6 +198,11 @@ export function buildProgram(perform: Perform) {
     .addOption(
       new Option("--into <config-dir>", "queue files into the instance with this configuration").conflicts("to"),
     )
+    .addOption(
+      new Option("--land <where>", "with --into: back to where it was, or everything on hold")
+        .choices(["original", "hold"] as const)
+        .conflicts("to"),
+    )
     .option("--dry-run", "print the plan, touch nothing")
     .addHelpText(
       "after",
