@@ -1,5 +1,5 @@
 import { CommanderError } from "@commander-js/extra-typings";
-import { buildProgram, type GlobalOptions, type Perform } from "./cli/program.ts";
+import { buildProgram, type Perform } from "./cli/program.ts";
 import { Render } from "./cli/render.ts";
 import { OperatorError } from "./errors.ts";
 
@@ -12,12 +12,7 @@ import { OperatorError } from "./errors.ts";
 process.env.PATH = [process.env.PATH || "/usr/bin:/bin", "/usr/sbin", "/sbin"].join(":");
 const interruption = abortOnSignals();
 // Until the command line is parsed only its words can tell how an error is to be shown.
-let render = new Render({
-  json: process.argv.includes("--json"),
-  quiet: false,
-  verbose: process.argv.includes("--verbose"),
-});
-render.surviveClosedPipes();
+let render = makeRender({ json: process.argv.includes("--json"), verbose: process.argv.includes("--verbose") });
 for (const event of ["uncaughtException", "unhandledRejection"] as const) {
   process.on(event, (error: unknown) => void end(render.error(error)));
 }
@@ -28,7 +23,7 @@ void main().then(end);
 async function main(): Promise<number> {
   let code = 0;
   const perform: Perform = async (globals, work) => {
-    render = new Render(renderOptions(globals));
+    render = makeRender(globals);
     const { createContext } = await import("./cli/context.ts");
     await using context = createContext({
       globals,
@@ -53,8 +48,14 @@ async function end(code: number): Promise<void> {
   process.exit(code);
 }
 
-function renderOptions(globals: GlobalOptions) {
-  return { json: globals.json === true, quiet: globals.quiet === true, verbose: globals.verbose === true };
+function makeRender({
+  json,
+  quiet,
+  verbose,
+}: { [Option in "json" | "quiet" | "verbose"]?: boolean | undefined }): Render {
+  const made = new Render({ json: json === true, quiet: quiet === true, verbose: verbose === true });
+  made.surviveClosedPipes();
+  return made;
 }
 
 /** The parser's own ends: help and version were asked for and printed; all else is wrong usage. */

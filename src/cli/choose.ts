@@ -10,13 +10,19 @@ import type { Context } from "./context.ts";
  */
 export async function chooseSnapshot(context: Context, repository: Repository, spec: string): Promise<SignedSnapshot> {
   const all = await repository.loadAll(await repository.snapshotRefs(context.signal), context.signal);
-  const { named, own } = await hosts(context);
-  return selectSnapshot(spec, all, { host: named, ownHost: own });
+  return selectSnapshot(spec, all, { host: context.globals.host, ownHost: await ownHost(context, all) });
 }
 
-/** The host that was asked for, and the one this host would be, where that can be known. */
-async function hosts(context: Context): Promise<{ named: string | undefined; own: string | undefined }> {
-  return { named: context.globals.host, own: context.config.host };
+/** What this host is called in snapshots. Postfix is asked only where it makes a difference, and need not be here. */
+async function ownHost(context: Context, all: readonly SignedSnapshot[]): Promise<string | undefined> {
+  const several = new Set(all.map(({ snapshot }) => snapshot.host)).size > 1;
+  if (context.config.host !== undefined || context.globals.host !== undefined || !several) return context.config.host;
+  try {
+    return (await context.instances())[0]?.host;
+  } catch (error) {
+    if (error instanceof OperatorError) return undefined;
+    throw error;
+  }
 }
 
 /** An entry of a snapshot belongs to the instance that was asked for, or to any if none was. */

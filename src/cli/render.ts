@@ -36,8 +36,7 @@ export class Render {
   }
 
   /**
-   * A reader that closes the pipe (`| head`) has seen enough; that must neither end nor fail a run that is at work. Call
-   * once per process and stream.
+   * A reader that closes the pipe (`| head`) has seen enough; that must neither end nor fail a run that is at work.
    */
   surviveClosedPipes(): void {
     for (const stream of [this.#stdout, this.#stderr]) {
@@ -58,9 +57,11 @@ export class Render {
     this.line({ type: "summary", ...fields });
   }
 
-  /** The answer for people; ends with a newline of its own. Nothing for an empty text. */
-  text(text: string): void {
-    if (!this.#options.json && text !== "") this.#write(this.#stdout, `${text}\n`);
+  /** The answer for people, made only if it is shown; ends with a newline of its own. Nothing for an empty text. */
+  text(text: string | (() => string)): void {
+    if (this.#options.json) return;
+    const made = typeof text === "string" ? text : text();
+    if (made !== "") this.#write(this.#stdout, `${made}\n`);
   }
 
   /** Bytes as they are, whatever the options: the text of a message. */

@@ -17,7 +17,7 @@ export async function run(context: Context, spec: string): Promise<number> {
 
   for (const entry of entries) render.line(messageJson(entry));
   render.summary({ snapshot: chosen.id, count: entries.length });
-  render.text(entries.length === 0 ? "no messages" : messageTable(entries));
+  render.text(() => (entries.length === 0 ? "no messages" : messageTable(entries)));
   render.note(`${entries.length} messages in ${chosen.id.slice(0, 8)} of ${chosen.snapshot.host}`);
   return 0;
 }

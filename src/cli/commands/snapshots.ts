@@ -18,7 +18,7 @@ export async function run(context: Context): Promise<number> {
     render.line({ type: "snapshot", id, host, time, mode, messages, bytes, tags, signed });
   }
   render.summary({ count: shown.length });
-  render.text(shown.length === 0 ? "no snapshots" : snapshotTable(shown));
+  render.text(() => (shown.length === 0 ? "no snapshots" : snapshotTable(shown)));
   const strangers = shown.filter(({ signed }) => !signed).length;
   if (strangers > 0) {
     render.note(
