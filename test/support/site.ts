@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type BackupEvent, type BackupReport, type BackupRequest, backup } from "../../src/backup/backup.ts";
 import { type AgeIdentities, createIdentity, loadIdentities, loadRecipients } from "../../src/crypto/keys.ts";
@@ -44,6 +44,16 @@ export class Site implements AsyncDisposable {
     if (options.store === undefined) mkdirSync(join(directory, "repository"));
     const repository = await Repository.create(store);
     return new Site(directory, repository, await loadIdentities(join(directory, "identity.txt")));
+  }
+
+  /** Forget everything stored, here and in the repository (a directory): the next backup is a first one. */
+  async renew(): Promise<void> {
+    const repository = join(this.directory, "repository");
+    for (const directory of [repository, this.stateDirectory]) {
+      rmSync(directory, { recursive: true, force: true });
+      mkdirSync(directory, { mode: 0o700 });
+    }
+    await Repository.create(new DirectoryStore(repository));
   }
 
   get stateDirectory(): string {
