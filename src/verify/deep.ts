@@ -1,7 +1,7 @@
 import type { AgeIdentities } from "../crypto/keys.ts";
 import { OperatorError } from "../errors.ts";
 import { largeFile, readLargePack } from "../pack/pack.ts";
-import { PackReader } from "../pack/pack-pool.ts";
+import type { PackReader } from "../pack/pack-pool.ts";
 import { readPart } from "../pack/part.ts";
 import { bufferSource, QueueFileDamaged, readQueueFile } from "../postfix/queue-file.ts";
 import { packKey, partKey } from "../repository/layout.ts";
@@ -16,6 +16,8 @@ export interface DeepRequest {
   readonly repository: Repository;
   readonly snapshots: readonly SignedSnapshot[];
   readonly identities: AgeIdentities;
+  /** Threads that open packs; the caller's to end. */
+  readonly reader: PackReader;
   readonly processors: number;
   /** Share of the packs that are read, above 0 and up to 1; the parts always all are. Default 1. */
   readonly sample?: number | undefined;
@@ -101,14 +103,13 @@ function sampled(uses: readonly PackUse[], share: number): readonly PackUse[] {
 
 /** @returns the number of messages read */
 async function readPacks(request: DeepRequest, uses: readonly PackUse[], damaged: Damage[]): Promise<number> {
-  const { identities, processors, report } = request;
-  await using reader = new PackReader({ identities, processors });
+  const { processors, report } = request;
   const queue = uses.values();
   let messages = 0;
   let done = 0;
   const worker = async () => {
     for (const use of queue) {
-      const found = await readOne(request, reader, use);
+      const found = await readOne(request, use);
       messages += use.files.values().reduce((sum, file) => sum + (isMessage(file) ? 1 : 0), 0);
       damaged.push(...found);
       report?.(++done, uses.length);
@@ -126,12 +127,12 @@ function isMessage(uses: readonly FileUse[]): boolean {
 }
 
 /** Open one pack and look at every file a manifest wants from it. */
-async function readOne(request: DeepRequest, reader: PackReader, use: PackUse): Promise<Damage[]> {
+async function readOne(request: DeepRequest, use: PackUse): Promise<Damage[]> {
   request.signal?.throwIfAborted();
   try {
     const left = new Map(use.files);
     const found: Damage[] = [];
-    for await (const [digest, bytes] of filesOf(request, reader, use)) {
+    for await (const [digest, bytes] of filesOf(request, use)) {
       const wanted = left.get(digest);
       if (wanted === undefined) continue; // an older version, or another snapshot's
       left.delete(digest);
@@ -145,8 +146,7 @@ async function readOne(request: DeepRequest, reader: PackReader, use: PackUse): 
 }
 
 async function* filesOf(
-  { repository, identities, signal }: DeepRequest,
-  reader: PackReader,
+  { repository, identities, reader, signal }: DeepRequest,
   use: PackUse,
 ): AsyncGenerator<[string, Buffer]> {
   const isLarge = use.files.values().some((uses) => uses.some(({ bytes }) => bytes > largeFile));
