@@ -55,12 +55,14 @@ export async function captureDeferredOnHold(capture: Capture, context: HoldConte
   if (candidates.length === 0) return;
   const journal = beginJournal(context, "hold");
   try {
+    let most = context.batch;
     for (let start = 0, batch = 0; start < candidates.length; batch++) {
       context.signal?.throwIfAborted();
-      const size = batchSize(candidates, start, context.batch);
+      const size = batchSize(candidates, start, most);
       const some = candidates.slice(start, start + size).filter((one) => later(context, one));
       start += size;
-      if (some.length > 0) await holdReadRelease(capture, context, journal, batch, some, totals);
+      const ms = some.length > 0 ? await holdReadRelease(capture, context, journal, batch, some, totals) : 0;
+      most = nextBatch(context, size, ms);
       await capture.flush();
       if (!journal.settled) return;
     }
@@ -109,6 +111,13 @@ function batchSize(candidates: readonly Candidate[], start: number, most: number
   return size;
 }
 
+/** On a slow disk or a busy machine smaller batches keep the time on hold well below its limit. */
+function nextBatch(context: HoldContext, size: number, ms: number): number {
+  if (ms > context.limitMs / 3) return Math.max(10, Math.floor(size / 2));
+  return ms < context.limitMs / 8 ? Math.min(context.batch, size * 2) : size;
+}
+
+/** @returns milliseconds from before the hold to after the release */
 async function holdReadRelease(
   capture: Capture,
   context: HoldContext,
@@ -116,7 +125,7 @@ async function holdReadRelease(
   batch: number,
   messages: readonly Candidate[],
   totals: HoldTotals,
-): Promise<void> {
+): Promise<number> {
   const { instance, clock } = context;
   const started = clock.monotonic();
   writeAhead(journal, context, batch, messages);
@@ -125,6 +134,7 @@ async function holdReadRelease(
   totals.held += report.ids.length;
   // Releasing takes about as long as holding took: what can't be read before then is read in place.
   const readUntil = started + context.limitMs - Math.max(2 * holding, 100);
+  let ms = 0;
   try {
     const locks = readLocks();
     for (const id of report.ids) {
@@ -133,12 +143,13 @@ async function holdReadRelease(
     }
   } finally {
     const left = await releaseAll(context, journal, batch, report.ids);
-    const ms = Math.round(clock.monotonic() - started);
+    ms = Math.round(clock.monotonic() - started);
     totals.longestMs = Math.max(totals.longestMs, ms);
     totals.released += report.ids.length - left.length;
     if (left.length === 0) journal.released(batch);
     if (ms > context.limitMs) capture.problems.push(overLimit(context, report.ids.length, ms));
   }
+  return ms;
 }
 
 function writeAhead(journal: HoldJournal, context: HoldContext, batch: number, messages: readonly Candidate[]): void {
