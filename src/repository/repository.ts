@@ -91,7 +91,8 @@ export class Repository {
    */
   async load(ref: RecordPlace, signal?: AbortSignal): Promise<SignedSnapshot> {
     const cached = this.#cached(ref, parseSnapshotRecord);
-    return cached ?? this.loadFromStore(ref, signal);
+    if (cached !== undefined && isAt(ref, cached, cached.snapshot)) return cached;
+    return this.loadFromStore(ref, signal);
   }
 
   /** `load` past the cache, for those who want to know what the store has. */
@@ -109,9 +110,26 @@ export class Repository {
     return mapConcurrently(refs, 8, (ref) => this.load(ref, signal));
   }
 
+  /** `loadAll` that goes on past records which are damaged, so that one of them does not take the others along. */
+  async loadReadable(
+    refs: readonly RecordPlace[],
+    signal?: AbortSignal,
+  ): Promise<{ readonly snapshots: SignedSnapshot[]; readonly damaged: OperatorError[] }> {
+    const loaded = await mapConcurrently(refs, 8, (ref) =>
+      this.load(ref, signal).catch((error) => {
+        if (error instanceof OperatorError && error.kind === "damaged") return error;
+        throw error;
+      }),
+    );
+    return {
+      snapshots: loaded.filter((each) => !(each instanceof OperatorError)),
+      damaged: loaded.filter((each) => each instanceof OperatorError),
+    };
+  }
+
   async loadRemoval(ref: RecordPlace, signal?: AbortSignal): Promise<SignedRemoval> {
     const cached = this.#cached(ref, parseRemovalRecord);
-    if (cached !== undefined) return cached;
+    if (cached !== undefined && isAt(ref, cached, cached.removal)) return cached;
     const key = removalKey(ref);
     const bytes = await this.store.get(key, signal);
     const signed = this.#parse(key, ref, () => parseRemovalRecord(bytes, this.id));
@@ -247,8 +265,7 @@ export class Repository {
   ): Record | undefined {
     if (this.#recordCache === undefined) return undefined;
     try {
-      const record = parse(readFileSync(join(this.#recordCache, ref.id)), this.id);
-      return record.id === ref.id ? record : undefined;
+      return parse(readFileSync(join(this.#recordCache, ref.id)), this.id);
     } catch {
       return undefined;
     }
@@ -350,8 +367,13 @@ function parseJson(bytes: Buffer): unknown {
   }
 }
 
+/** A record is what its key says; under another number it would be a replay. */
+function isAt(ref: RecordPlace, signed: Signed, said: { writer: string; number: number }): boolean {
+  return signed.id === ref.id && said.writer === ref.writer && said.number === ref.number;
+}
+
 function checkPlace(key: string, ref: RecordPlace, signed: Signed, said: { writer: string; number: number }): void {
-  if (signed.id === ref.id && said.writer === ref.writer && said.number === ref.number) return;
+  if (isAt(ref, signed, said)) return;
   const what = signed.id === ref.id ? "has another writer or number than its name" : "does not match its digest";
   throw new OperatorError("damaged", `${key} ${what}`, {
     hints: [`the other snapshots are not affected; ${ref.id.slice(0, 8)} is not usable`],
@@ -365,7 +387,11 @@ function wrongBytes(kind: ObjectKind, id: string): OperatorError {
 }
 
 /** Apply to each, at most `width` at a time; results in the order of the items. The first failure ends it. */
-async function mapConcurrently<T, R>(items: readonly T[], width: number, apply: (item: T) => Promise<R>): Promise<R[]> {
+export async function mapConcurrently<T, R>(
+  items: readonly T[],
+  width: number,
+  apply: (item: T) => Promise<R>,
+): Promise<R[]> {
   const results = new Array<R>(items.length);
   const queue = items.entries();
   const worker = async () => {

@@ -215,6 +215,20 @@ describe("snapshots", () => {
     expect(error.hints).not.toEqual([]);
   });
 
+  test("that are damaged don't take the others along", async () => {
+    const first = await repository.commit(snapshot(), key);
+    const second = await repository.commit(snapshot({ number: 2, previous: first.id }), key);
+    const refs = await repository.snapshotRefs();
+    writeFileSync(join(root, refs[0]?.key ?? ""), "junk");
+    const fresh = await Repository.open(store);
+    expect((await failure(fresh.loadAll(refs))).kind).toBe("damaged");
+    const { snapshots, damaged } = await fresh.loadReadable(refs);
+    expect(snapshots.map(({ id }) => id)).toEqual([second.id]);
+    expect(damaged.map(({ message }) => message)).toEqual([expect.stringContaining(refs[0]?.key ?? "")]);
+    rmSync(root, { recursive: true });
+    expect((await failure(fresh.loadReadable(refs))).kind).toBe("no-repository");
+  });
+
   test("under another number or writer than their own are damaged", async () => {
     const { id } = await repository.commit(snapshot(), key);
     const [ref] = await repository.snapshotRefs();
@@ -225,9 +239,10 @@ describe("snapshots", () => {
       readFileSync(join(root, ref.key)),
       digestOf(readFileSync(join(root, ref.key))).digest,
     );
-    const error = await failure(repository.loadFromStore(replayed));
-    expect(error).toMatchObject({ kind: "damaged" });
-    expect(error.message).toContain("another writer or number");
+    for (const error of [await failure(repository.load(replayed)), await failure(repository.loadFromStore(replayed))]) {
+      expect(error).toMatchObject({ kind: "damaged" });
+      expect(error.message).toContain("another writer or number");
+    }
   });
 
   test("of another repository, copied in, are damaged", async () => {
