@@ -14,6 +14,8 @@ export interface SealedRequest {
   readonly trusted: Pick<TrustedKeys, "check">;
   /** What this host remembers of the repository. */
   readonly seen: Seen;
+  /** Share of the objects that are read, 0 to 1, drawn at random; of all others only presence and size are checked. Default 1. */
+  readonly share?: number | undefined;
   readonly report: (progress: SealedProgress) => void;
   readonly signal?: AbortSignal | undefined;
 }
@@ -104,7 +106,8 @@ async function checkObjects(request: SealedRequest, snapshots: readonly SignedSn
   const { repository, report, signal } = request;
   const named = namedObjects(snapshots);
   const listed = { pack: await repository.packs(signal), part: await repository.parts(signal) };
-  const present = named.filter((object) => listed[object.kind].has(object.id));
+  const present = named.filter((object) => listed[object.kind].has(object.id) && Math.random() < (request.share ?? 1));
+  const toRead = new Set(present);
   const sizeOf = ({ kind, id }: NamedObject) => listed[kind].get(id) ?? 0;
   const bytesTotal = present.reduce((sum, object) => sum + sizeOf(object), 0);
   let objects = 0;
@@ -112,8 +115,9 @@ async function checkObjects(request: SealedRequest, snapshots: readonly SignedSn
   const progress = () => report({ objects, objectsTotal: present.length, bytes, bytesTotal });
   progress();
   const found = await mapConcurrently(named, 4, async (object) => {
-    const outcome = await readObject(repository, object, listed[object.kind], signal);
-    if (listed[object.kind].has(object.id)) objects++;
+    if (!toRead.has(object)) return listed[object.kind].get(object.id) ?? "is missing";
+    const outcome = await readObject(repository, object, signal);
+    objects++;
     bytes += sizeOf(object);
     progress();
     return outcome;
@@ -140,10 +144,8 @@ function namedObjects(snapshots: readonly SignedSnapshot[]): NamedObject[] {
 async function readObject(
   repository: Repository,
   { kind, id }: NamedObject,
-  listed: ReadonlyMap<string, number>,
   signal: AbortSignal | undefined,
 ): Promise<number | string> {
-  if (!listed.has(id)) return "is missing";
   const sha256 = createHash("sha256");
   let bytes = 0;
   const result = await orDamage(async () => {

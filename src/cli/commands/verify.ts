@@ -1,0 +1,149 @@
+import type { AgeIdentities } from "../../crypto/keys.ts";
+import { OperatorError } from "../../errors.ts";
+import { PackReader } from "../../pack/pack-pool.ts";
+import { loadSeen, saveSeen } from "../../repository/chain.ts";
+import type { RecordPlace } from "../../repository/layout.ts";
+import type { Repository, SignedSnapshot } from "../../repository/repository.ts";
+import type { Damage } from "../../verify/damage.ts";
+import { verifyDeep } from "../../verify/deep.ts";
+import { type SealedReport, verifySealed } from "../../verify/sealed.ts";
+import { chooseSnapshot } from "../choose.ts";
+import type { Context } from "../context.ts";
+import { printable, size } from "../table.ts";
+
+export interface VerifyOptions {
+  readonly all?: true | undefined;
+  readonly level?: "sealed" | "deep" | undefined;
+  /** Percent. */
+  readonly sample?: number | undefined;
+}
+
+/** `spoolsafe verify [SNAP|--all]`: exit 13 when anything is wrong; all that is wrong is listed. */
+export async function run(context: Context, spec: string | undefined, options: VerifyOptions): Promise<number> {
+  if (spec !== undefined && options.all === true) {
+    throw new OperatorError("usage", "--all and the name of a snapshot don't go together", {
+      hints: ["leave one of them out"],
+    });
+  }
+  const identities = options.level === "sealed" ? undefined : await identitiesFor(context, options.level);
+  const repository = await context.openRepository();
+  const refs = await chooseRefs(context, repository, spec, options.all === true);
+  const share = (options.sample ?? 100) / 100;
+  const sealed = await checkSealed(context, repository, refs, identities === undefined ? share : 0);
+  if (identities === undefined) return tell(context, { ...sealed, level: "sealed" });
+  const deep = await checkDeep(context, repository, await believable(context, repository, refs), identities, share);
+  return tell(context, {
+    ...deep,
+    level: "deep",
+    snapshots: refs.length,
+    damaged: [...sealed.damaged, ...deep.damaged],
+  });
+}
+
+/** A level that is asked for is done or fails; without one, deep where an identity is configured. */
+function identitiesFor(context: Context, level: "deep" | undefined): Promise<AgeIdentities | undefined> {
+  return level === "deep" ? context.identities() : context.identitiesIfAny();
+}
+
+async function chooseRefs(
+  context: Context,
+  repository: Repository,
+  spec: string | undefined,
+  all: boolean,
+): Promise<readonly RecordPlace[]> {
+  if (all) return await repository.snapshotRefs(context.signal);
+  const { id, snapshot } = await chooseSnapshot(context, repository, spec ?? "latest");
+  return [{ id, writer: snapshot.writer, number: snapshot.number }];
+}
+
+async function checkSealed(
+  context: Context,
+  repository: Repository,
+  refs: readonly RecordPlace[],
+  share: number,
+): Promise<SealedReport> {
+  const { render, signal, stateDirectory } = context;
+  const report = await verifySealed({
+    repository,
+    refs,
+    share,
+    trusted: await context.trustedKeys(),
+    seen: loadSeen(stateDirectory, repository.id),
+    signal,
+    report: ({ objects, objectsTotal, bytes, bytesTotal }) =>
+      render.progress(`${objects} of ${objectsTotal} objects, ${size(bytes)} of ${size(bytesTotal)} read`),
+  });
+  saveSeen(stateDirectory, repository.id, report.seen);
+  return report;
+}
+
+/** Records signed by a key this host trusts; the others are damage already, and what they name proves nothing. */
+async function believable(
+  context: Context,
+  repository: Repository,
+  refs: readonly RecordPlace[],
+): Promise<readonly SignedSnapshot[]> {
+  const trusted = await context.trustedKeys();
+  const believed: SignedSnapshot[] = [];
+  for (const ref of refs) {
+    const signed = await loadIfWhole(repository, ref, context.signal);
+    if (signed !== undefined && trusted.check(signed.key, signed.line, signed.signature) === "trusted")
+      believed.push(signed);
+  }
+  return believed;
+}
+
+async function loadIfWhole(
+  repository: Repository,
+  ref: RecordPlace,
+  signal: AbortSignal,
+): Promise<SignedSnapshot | undefined> {
+  try {
+    return await repository.load(ref, signal);
+  } catch (error) {
+    // The sealed check has told of it.
+    if (error instanceof OperatorError && error.kind === "damaged") return undefined;
+    throw error;
+  }
+}
+
+async function checkDeep(
+  { config, render, signal }: Context,
+  repository: Repository,
+  snapshots: readonly SignedSnapshot[],
+  identities: AgeIdentities,
+  sample: number,
+) {
+  const { processors } = config.limits;
+  await using reader = new PackReader({ identities, processors });
+  const report = (packs: number, of: number) => render.progress(`${packs} of ${of} packs opened`);
+  return await verifyDeep({ repository, snapshots, identities, reader, processors, sample, signal, report });
+}
+
+interface Verdict {
+  readonly level: "sealed" | "deep";
+  readonly snapshots: number;
+  readonly packs: number;
+  readonly messages: number;
+  readonly damaged: readonly Damage[];
+}
+
+/** Findings a person is shown one by one. */
+const shown = 50;
+
+function tell({ render }: Context, { level, snapshots, packs, messages, damaged }: Verdict): number {
+  for (const { snapshot, object, message, problem } of damaged.slice(0, shown)) {
+    const where = [
+      snapshot === null ? "" : `snapshot ${snapshot.slice(0, 12)}`,
+      message === null ? "" : `message ${message}`,
+    ];
+    const what = object === null ? problem : `${object}: ${problem}`;
+    render.warn(printable([...where.filter((part) => part !== ""), what].join(", ")));
+  }
+  if (damaged.length > shown) render.warn(`and ${damaged.length - shown} more: --json lists them all`);
+  render.summary({ level, snapshots, packs, messages, damaged });
+  const verdict =
+    damaged.length === 0 ? render.colour("green", "nothing wrong") : render.colour("red", `${damaged.length} findings`);
+  render.text(`${level}: ${snapshots} snapshots, ${packs} packs, ${messages} messages: ${verdict}`);
+  return damaged.length === 0 ? 0 : 13;
+}
