@@ -9,8 +9,19 @@ import type { Context } from "./context.ts";
  * @throws OperatorError `usage` or `failed` when it means none or several
  */
 export async function chooseSnapshot(context: Context, repository: Repository, spec: string): Promise<SignedSnapshot> {
-  const all = await repository.loadAll(await repository.snapshotRefs(context.signal), context.signal);
-  return selectSnapshot(spec, all, { host: context.globals.host, ownHost: await ownHost(context, all) });
+  const { snapshots } = await readableSnapshots(context, repository);
+  return selectSnapshot(spec, snapshots, { host: context.globals.host, ownHost: await ownHost(context, snapshots) });
+}
+
+/** Every snapshot whose record can be read. Of the others there is a warning each: `latest` may not be what it seems. */
+export async function readableSnapshots(context: Context, repository: Repository) {
+  const { signal, render } = context;
+  const found = await repository.loadReadable(await repository.snapshotRefs(signal), signal);
+  for (const { message, hints } of found.damaged) {
+    render.line({ type: "damaged", message, hints });
+    render.warn(message);
+  }
+  return found;
 }
 
 /** What this host is called in snapshots. Postfix is asked only where it makes a difference, and need not be here. */

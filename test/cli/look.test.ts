@@ -107,6 +107,33 @@ describe("snapshots", () => {
     expect(stderr).toContain("2 of them not signed by a key this host trusts");
   });
 
+  test("one damaged record does not take the others along: they are listed, and the exit is 13", async () => {
+    const broken = makeScratch();
+    try {
+      const other = await makeStoredSite(broken);
+      const [first, second] = [await other.snapshot([]), await other.snapshot([])];
+      const records = join(broken, "repository/snapshots");
+      const [name = ""] = readdirSync(records, { recursive: true, encoding: "utf8" }).filter((each) =>
+        each.endsWith(second),
+      );
+      const record = readFileSync(join(records, name), "utf8");
+      writeFileSync(join(records, name), record.replace('"bytes":0', '"bytes":1'));
+      const { code, json } = await spoolsafe(["snapshots", "--json", "--config", other.config]);
+      expect(code).toBe(13);
+      expect(json).toMatchObject([
+        { type: "damaged", message: expect.stringContaining(second) },
+        { type: "snapshot", id: first },
+        { type: "summary", count: 1 },
+      ]);
+      const latest = await spoolsafe(["ls", "latest", "--config", other.config]);
+      expect(latest.code).toBe(0);
+      expect(latest.stderr).toContain(`warning: snapshots/`);
+      expect(latest.stderr).toContain(`0 messages in ${first.slice(0, 8)}`);
+    } finally {
+      destroyScratch(broken);
+    }
+  });
+
   test("where there is no repository: exit 10, and none is made", async () => {
     const { code, json } = await run("snapshots", "--json", "--repository", `file://${directory}/nowhere`);
     expect(code).toBe(10);

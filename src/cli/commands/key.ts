@@ -4,6 +4,7 @@ import { createIdentity, loadRecipients, parseRecipients } from "../../crypto/ke
 import { fingerprintOfPem, loadSigningKey, loadTrustedKeys } from "../../crypto/sign.ts";
 import { OperatorError } from "../../errors.ts";
 import { readPart } from "../../pack/part.ts";
+import { readableSnapshots } from "../choose.ts";
 import type { Context } from "../context.ts";
 import { createFile, identityText, replaceText, splitPems, textIfThere, withLine } from "../key-files.ts";
 import { localTime } from "../table.ts";
@@ -83,10 +84,10 @@ export async function test(context: Context): Promise<number> {
   const { render, signal, globals } = context;
   const identities = await context.identities();
   const repository = await context.openRepository();
-  const all = await repository.loadAll(await repository.snapshotRefs(signal), signal);
-  const newest = all
+  const { snapshots } = await readableSnapshots(context, repository);
+  const newest = snapshots
     .filter(({ snapshot }) => globals.host === undefined || snapshot.host === globals.host)
-    .reduce<(typeof all)[number] | undefined>((best, each) => (isNewer(each, best) ? each : best), undefined);
+    .reduce<(typeof snapshots)[number] | undefined>((best, each) => (isNewer(each, best) ? each : best), undefined);
   const part = newest?.snapshot.parts[0];
   if (newest === undefined || part === undefined) {
     throw new OperatorError("failed", "there is no snapshot to try the identity on", {

@@ -1,14 +1,15 @@
 import type { SignedSnapshot } from "../../repository/repository.ts";
+import { readableSnapshots } from "../choose.ts";
 import type { Context } from "../context.ts";
 import { localTime, size, table } from "../table.ts";
 
-/** `spoolsafe snapshots`: every record there is, oldest first; needs no identity. */
+/** `spoolsafe snapshots`: every record there is, oldest first; needs no identity. Exit 13 when one can't be read. */
 export async function run(context: Context): Promise<number> {
-  const { render, signal, globals } = context;
+  const { render, globals } = context;
   const trusted = await context.trustedKeys();
   const repository = await context.openRepository();
-  const all = await repository.loadAll(await repository.snapshotRefs(signal), signal);
-  const shown = all
+  const { snapshots, damaged } = await readableSnapshots(context, repository);
+  const shown = snapshots
     .filter(({ snapshot }) => globals.host === undefined || snapshot.host === globals.host)
     .sort((a, b) => Date.parse(a.snapshot.time) - Date.parse(b.snapshot.time))
     .map((each) => ({ ...each, signed: trusted.check(each.key, each.line, each.signature) === "trusted" }));
@@ -25,7 +26,7 @@ export async function run(context: Context): Promise<number> {
       `${strangers} of them not signed by a key this host trusts (${context.config.signing.trusted_keys_file}): see \`spoolsafe key show\``,
     );
   }
-  return 0;
+  return damaged.length === 0 ? 0 : 13;
 }
 
 function snapshotTable(snapshots: readonly (SignedSnapshot & { readonly signed: boolean })[]): string {
