@@ -1,4 +1,4 @@
-import { type ResourceLimits, Worker } from "node:worker_threads";
+import { Worker, type WorkerOptions } from "node:worker_threads";
 import { OperatorError } from "../errors.ts";
 import { SourceChanged } from "./pack.ts";
 import type { Answer, Job, Results } from "./pack-worker.ts";
@@ -23,7 +23,7 @@ interface Task {
 export class Workers {
   readonly #most: number;
   readonly #entry: URL;
-  readonly #limits: ResourceLimits;
+  readonly #options: WorkerOptions;
   readonly #running = new Map<Worker, Task | undefined>();
   readonly #waiting: Task[] = [];
   #broken: { error: unknown } | undefined;
@@ -33,10 +33,10 @@ export class Workers {
    * @param most threads at once
    * @param entry code to run instead of ours, for tests that need a thread that dies
    */
-  constructor(most: number, entry: URL = workerEntry, limits: ResourceLimits = {}) {
+  constructor(most: number, entry: URL = workerEntry, options: WorkerOptions = {}) {
     this.#most = Math.max(1, most);
     this.#entry = entry;
-    this.#limits = limits;
+    this.#options = options;
   }
 
   /**
@@ -90,7 +90,7 @@ export class Workers {
   }
 
   #start(): Worker {
-    const worker = new Worker(this.#entry, { resourceLimits: this.#limits });
+    const worker = new Worker(this.#entry, this.#options);
     worker.on("message", (answer: Answer) => this.#settle(worker, answer));
     worker.on("messageerror", (error) => this.#died(worker, error));
     worker.on("error", (error) => this.#died(worker, error));

@@ -24,6 +24,8 @@ function fileOf(size: number): { digest: string; bytes: Buffer } {
   return { digest: hash("sha256", bytes), bytes };
 }
 
+const dyingWorker = new URL("../support/dying-worker.ts", import.meta.url);
+
 interface Setup {
   readonly writer: PackWriter;
   readonly packs: FinishedPack[];
@@ -185,10 +187,13 @@ describe("PackWriter", () => {
     await late.writer.close();
   });
 
-  test.each(["exit", "throw", "memory"])("a thread that dies (%s) is an error and no hang", async (how) => {
-    const workers = new Workers(2, new URL(`../support/dying-worker.ts?${how}`, import.meta.url), {
-      maxOldGenerationSizeMb: 64,
-    });
+  test.each([
+    ["exit", "exit code 0"],
+    ["throw", "thrown on purpose"],
+    ["memory", "memory limit"],
+  ])("a thread that dies (%s) is an error and no hang", async (workerData, why) => {
+    const resourceLimits = { maxOldGenerationSizeMb: 64 };
+    const workers = new Workers(2, dyingWorker, { workerData, resourceLimits });
     const { writer } = writerWith({ workers });
     const error = await errorOf(async () => {
       for (;;) {
@@ -198,6 +203,7 @@ describe("PackWriter", () => {
     });
     expect(error).toMatchObject({ kind: "failed" });
     expect(error.message).toContain("a worker thread that handles packs ended unexpectedly");
+    expect(error.message).toContain(why);
     expect(await errorOf(() => writer.finish())).toBe(error);
   });
 
@@ -332,7 +338,7 @@ describe("PackReader", () => {
 
   test("a thread that dies is an error", async () => {
     const [pack] = await somePacks();
-    const workers = new Workers(1, new URL("../support/dying-worker.ts?exit", import.meta.url));
+    const workers = new Workers(1, dyingWorker, { workerData: "exit" });
     const reader = new PackReader({ identities: keys.identities, processors: 1, workers });
     const reading = [1, 2, 3, 4].map(() => reader.read(bodyOf(pack as FinishedPack)).then(() => "read", String));
     const results = await Promise.all(reading);
