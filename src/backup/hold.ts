@@ -1,13 +1,14 @@
 import { closeSync, lstatSync, openSync } from "node:fs";
 import { HoldJournal, postsuperOutput } from "../holds/journal.ts";
-import { keepRetryTimes, wakeDeferred } from "../holds/recover.ts";
-import { hold, masterState, qmgrPid, release, reload, waitForNewQmgr } from "../postfix/control.ts";
+import { heldPath, keepRetryTimes, releaseHeld, wakeDeferred } from "../holds/recover.ts";
+import { hold, masterState, qmgrPid, reload, waitForNewQmgr } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { type LockTable, readLocks } from "../postfix/locks.ts";
 import { isComplete, type QueueName } from "../postfix/queue.ts";
-import { listQueue, locate, type SpoolFile } from "../postfix/spool.ts";
+import { listQueue, type SpoolFile } from "../postfix/spool.ts";
 import type { Clock } from "../system/clock.ts";
 import type { Capture, CaptureProblem } from "./capture.ts";
+import { mtimeOf } from "./read-message.ts";
 
 /** What a run held; `longestMs` is measured from the start of postsuper -h to the end of postsuper -H of a batch. */
 export interface HoldTotals {
@@ -27,6 +28,7 @@ export interface HoldContext {
   readonly limitMs: number;
   /** Milliseconds freeze waits for deliveries under way to end. */
   readonly drainMs: number;
+  /** Milliseconds freeze waits for a new queue manager after the reload. */
   readonly barrierMs: number;
   readonly signal?: AbortSignal | undefined;
 }
@@ -49,11 +51,15 @@ interface Candidate {
  *
  * A batch is released when it has been read, at its time limit, and when anything goes wrong, whatever was read by then.
  * What could not be released stays in the journal, for `recoverHolds`.
+ *
+ * One limit can't be helped: an administrator's `postsuper -h` on a message that we hold at that moment says nothing and
+ * changes nothing, and our release undoes it. Batches are short so that it is rare.
  */
 export async function captureDeferredOnHold(capture: Capture, context: HoldContext, totals: HoldTotals): Promise<void> {
-  const candidates = notDue(context);
+  const preheld = idsOnHold(context.instance);
+  const candidates = notDue(context, preheld);
   if (candidates.length === 0) return;
-  const journal = beginJournal(context, "hold");
+  const journal = beginJournal(context, "hold", preheld);
   try {
     let most = context.batch;
     for (let start = 0, batch = 0; start < candidates.length; batch++) {
@@ -71,7 +77,11 @@ export async function captureDeferredOnHold(capture: Capture, context: HoldConte
   }
 }
 
-function beginJournal(context: HoldContext, mode: "hold" | "freeze"): HoldJournal {
+function idsOnHold(instance: PostfixInstance): Set<string> {
+  return new Set(listQueue(instance.queueDirectory, "hold").map((file) => file.id));
+}
+
+function beginJournal(context: HoldContext, mode: "hold" | "freeze", preheld: ReadonlySet<string>): HoldJournal {
   const { instance } = context;
   return HoldJournal.begin(context.stateDirectory, {
     run: context.run,
@@ -80,20 +90,24 @@ function beginJournal(context: HoldContext, mode: "hold" | "freeze"): HoldJourna
     configDirectory: instance.configDirectory,
     queueDirectory: instance.queueDirectory,
     since: new Date(context.clock.now()).toISOString(),
-    preheld: listQueue(instance.queueDirectory, "hold").map((file) => file.id),
+    preheld: [...preheld],
   });
 }
 
-function notDue(context: HoldContext): Candidate[] {
-  return listQueue(context.instance.queueDirectory, "deferred")
-    .flatMap((file) => candidate(file) ?? [])
-    .filter((one) => later(context, one));
+function notDue(context: HoldContext, preheld: ReadonlySet<string>): Candidate[] {
+  return candidates(listQueue(context.instance.queueDirectory, "deferred"), preheld).filter((one) =>
+    later(context, one),
+  );
 }
 
-function candidate(file: SpoolFile): Candidate | undefined {
-  const stat = lstatSync(file.path, { throwIfNoEntry: false });
-  if (stat === undefined || !stat.isFile() || !isComplete(stat.mode)) return undefined;
-  return { id: file.id, queue: file.queue, mtime: Math.round(stat.mtimeMs * 1000) / 1e6, size: stat.size };
+/** Complete mail of a listing. What has the name of a message on hold is none: postsuper would rename one over the other. */
+function candidates(files: readonly SpoolFile[], preheld: ReadonlySet<string>): Candidate[] {
+  return files.flatMap((file) => {
+    if (preheld.has(file.id)) return [];
+    const stat = lstatSync(file.path, { throwIfNoEntry: false });
+    if (stat === undefined || !stat.isFile() || !isComplete(stat.mode)) return [];
+    return [{ id: file.id, queue: file.queue, mtime: mtimeOf(stat), size: stat.size }];
+  });
 }
 
 /** Its turn comes only after the longest time we may hold it. */
@@ -142,7 +156,8 @@ async function holdReadRelease(
       readHeld(capture, instance, id, "deferred", locks);
     }
   } finally {
-    const left = await releaseAll(context, journal, batch, report.ids);
+    // Not ended by the run's signal: what is held is given back first.
+    const left = await releaseHeld(instance, report.ids, postsuperOutput(journal.path, batch, "release"));
     ms = Math.round(clock.monotonic() - started);
     totals.longestMs = Math.max(totals.longestMs, ms);
     totals.released += report.ids.length - left.length;
@@ -175,37 +190,11 @@ function readHeld(
   cameFrom: QueueName,
   locks: LockTable,
 ): void {
-  const at = locate(instance, id).find((file) => file.queue === "hold");
-  if (at === undefined) return;
-  const stat = lstatSync(at.path, { throwIfNoEntry: false });
+  const path = heldPath(instance, id);
+  const stat = path === undefined ? undefined : lstatSync(path, { throwIfNoEntry: false });
   // Being delivered at this moment: the walk reads it in place, where its marks are followed.
-  if (stat === undefined || (cameFrom === "deferred" && locks.has(stat.dev, stat.ino))) return;
-  capture.held(at, cameFrom, locks);
-}
-
-/** Release exactly these; once more for what is still there. @returns the ids that stay in hold/ */
-async function releaseAll(
-  context: HoldContext,
-  journal: HoldJournal,
-  batch: number,
-  ids: readonly string[],
-): Promise<string[]> {
-  let left = [...ids];
-  for (let attempt = 0; attempt < 2 && left.length > 0; attempt++) {
-    const output = postsuperOutput(journal.path, batch, "release");
-    try {
-      // Not ended by the run's signal: what is held is given back first.
-      await release(context.instance, left, output);
-    } catch (error) {
-      if (attempt > 0) throw error;
-    }
-    left = left.filter((id) => inHold(context.instance, id));
-  }
-  return left;
-}
-
-function inHold(instance: PostfixInstance, id: string): boolean {
-  return locate(instance, id).some((file) => file.queue === "hold");
+  if (path === undefined || stat === undefined || locks.has(stat.dev, stat.ino)) return;
+  capture.held({ queue: "hold", id, path }, cameFrom, locks);
 }
 
 function overLimit(context: HoldContext, messages: number, ms: number): CaptureProblem {
@@ -226,19 +215,18 @@ function overLimit(context: HoldContext, messages: number, ms: number): CaptureP
  */
 export async function captureFrozen(capture: Capture, context: HoldContext, totals: HoldTotals): Promise<void> {
   const { instance, clock } = context;
-  const journal = beginJournal(context, "freeze");
-  const candidates = new Map<string, Candidate>();
+  const preheld = idsOnHold(instance);
+  const journal = beginJournal(context, "freeze", preheld);
+  const frozen = new Map<string, Candidate>();
   const started = clock.monotonic();
   let barrier = false;
   const batches: { batch: number; ids: readonly string[] }[] = [];
   try {
-    // A message on its way between two queues is missed by one listing and met by the next.
     for (let batch = 0; batch < 5; batch++) {
-      const found = completeMail(instance).filter(
-        (one) => !inHold(instance, one.id) && (batch === 0 || candidates.has(one.id)),
-      );
+      // The first listings say what is frozen; the later ones what of it postsuper missed on its way between two queues.
+      const found = completeMail(instance, preheld).filter((one) => batch === 0 || frozen.has(one.id));
       if (found.length === 0) break;
-      for (const one of found) if (!candidates.has(one.id)) candidates.set(one.id, one);
+      for (const one of found) if (!frozen.has(one.id)) frozen.set(one.id, one);
       writeAhead(journal, context, batch, found);
       const report = await hold(instance, idsOf(found), frozenQueues, postsuperOutput(journal.path, batch, "hold"));
       batches.push({ batch, ids: report.ids });
@@ -246,18 +234,20 @@ export async function captureFrozen(capture: Capture, context: HoldContext, tota
     }
     if (batches.some(({ ids }) => ids.length > 0)) await confirmBarrier(context);
     barrier = true;
-    await readFrozen(capture, context, candidates, batches, started + context.limitMs);
+    await readFrozen(capture, context, frozen, batches, started + context.limitMs);
   } finally {
-    await thaw(capture, context, journal, candidates, batches, barrier, started, totals);
+    await thaw(capture, context, journal, frozen, batches, barrier, started, totals);
   }
 }
 
 const frozenQueues = ["incoming", "active", "deferred"] as const;
 
-function completeMail(instance: PostfixInstance): Candidate[] {
-  return frozenQueues
-    .flatMap((queue) => listQueue(instance.queueDirectory, queue))
-    .flatMap((file) => candidate(file) ?? []);
+/** Listed there and back: a message that moves meanwhile is missed by one listing and met by the next. */
+function completeMail(instance: PostfixInstance, preheld: ReadonlySet<string>): Candidate[] {
+  const files = [...frozenQueues, "active" as const, "incoming" as const].flatMap((queue) =>
+    candidates(listQueue(instance.queueDirectory, queue), preheld),
+  );
+  return [...new Map(files.reverse().map((one) => [one.id, one])).values()];
 }
 
 /** The queue manager to be replaced is the one that is there after the hold: one that started meanwhile has read mail, too. */
@@ -272,7 +262,7 @@ async function confirmBarrier(context: HoldContext): Promise<void> {
 async function readFrozen(
   capture: Capture,
   context: HoldContext,
-  candidates: ReadonlyMap<string, Candidate>,
+  frozen: ReadonlyMap<string, Candidate>,
   batches: readonly { ids: readonly string[] }[],
   until: number,
 ): Promise<void> {
@@ -286,11 +276,11 @@ async function readFrozen(
     for (const id of waiting) {
       signal?.throwIfAborted();
       if (clock.monotonic() > until) return;
-      const at = locate(instance, id).find((file) => file.queue === "hold");
-      if (at === undefined) continue;
-      const stat = lstatSync(at.path, { throwIfNoEntry: false });
+      const path = heldPath(instance, id);
+      if (path === undefined) continue;
+      const stat = lstatSync(path, { throwIfNoEntry: false });
       if (stat !== undefined && locks.has(stat.dev, stat.ino) && !last) locked.push(id);
-      else capture.held(at, candidates.get(id)?.queue ?? "deferred", locks);
+      else capture.held({ queue: "hold", id, path }, frozen.get(id)?.queue ?? "deferred", locks);
       if (capture.pendingBytes > batchBytes) await capture.flush();
     }
     waiting = locked;
@@ -302,7 +292,7 @@ async function thaw(
   capture: Capture,
   context: HoldContext,
   journal: HoldJournal,
-  candidates: ReadonlyMap<string, Candidate>,
+  frozen: ReadonlyMap<string, Candidate>,
   batches: readonly { batch: number; ids: readonly string[] }[],
   barrier: boolean,
   started: number,
@@ -314,15 +304,18 @@ async function thaw(
     journal.close();
     return;
   }
-  const times = [...candidates.values()].map(({ id, mtime }) => [id, mtime] as [string, number]);
+  const times = [...frozen.values()].map(({ id, mtime }) => [id, mtime] as [string, number]);
   keepRetryTimes(instance, { type: "batch", batch: 0, since: "", messages: times }, ids, clock);
   const left: string[] = [];
-  for (const one of batches) {
-    const stays = await releaseAll(context, journal, one.batch, one.ids);
-    if (stays.length === 0) journal.released(one.batch);
-    left.push(...stays);
+  try {
+    for (const one of batches) {
+      const stays = await releaseHeld(instance, one.ids, postsuperOutput(journal.path, one.batch, "release"));
+      if (stays.length === 0) journal.released(one.batch);
+      left.push(...stays);
+    }
+  } finally {
+    journal.close();
   }
-  journal.close();
   const ms = Math.round(clock.monotonic() - started);
   totals.longestMs = Math.max(totals.longestMs, ids.length === 0 ? 0 : ms);
   totals.released += ids.length - left.length;

@@ -1,7 +1,7 @@
-import { closeSync, existsSync, fdatasyncSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { closeSync, existsSync, fdatasyncSync, linkSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { z } from "zod";
-import { OperatorError } from "../errors.ts";
+import { errnoOf, OperatorError } from "../errors.ts";
 import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";
 
 /**
@@ -67,8 +67,12 @@ export class HoldJournal {
     const directory = journalDirectory(stateDirectory);
     makePrivateDirectory(directory);
     const path = join(directory, `${start.run}.${start.instance.replaceAll("/", "_")}.jsonl`);
-    const journal = new HoldJournal(path, openSync(path, "ax", 0o600));
+    const temporary = `${path}.new`;
+    const journal = new HoldJournal(path, openSync(temporary, "ax", 0o600));
     journal.#append({ type: "start", bootId: currentBootId(), ...start });
+    // It gets its name with its first line in it: whoever reads journals never meets an empty one.
+    linkSync(temporary, path);
+    rmSync(temporary);
     fsyncDirectory(directory);
     return journal;
   }
@@ -115,14 +119,12 @@ export function readJournals(stateDirectory: string): CaptureJournal[] {
   return names.sort().flatMap((name) => readJournal(join(directory, name)) ?? []);
 }
 
-/** @returns undefined for a journal that died before its first line was whole: nothing was held yet, and it is removed */
+/** @returns undefined when its run has removed it meanwhile */
 function readJournal(path: string): CaptureJournal | undefined {
+  const text = textIfThere(path);
+  if (text === undefined) return undefined;
   // The last line may be torn: it was not synced, so what it announces had not begun.
-  const lines = readFileSync(path, "utf8").split("\n").slice(0, -1);
-  if (lines.length === 0) {
-    removeJournal(path);
-    return undefined;
-  }
+  const lines = text.split("\n").slice(0, -1);
   const parsed = lines.map((line, index) => {
     const result = journalLine.safeParse(parseJson(line));
     if (result.success) return result.data;
@@ -137,6 +139,16 @@ function readJournal(path: string): CaptureJournal | undefined {
   return { path, start, open };
 }
 
+/** The text of a file that may be removed at any moment by the run it belongs to. */
+export function textIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (errnoOf(error) === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
 function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
@@ -147,10 +159,12 @@ function parseJson(text: string): unknown {
 
 /** Remove a journal and its outputs, the journal last: until then recovery would find it again. */
 export function removeJournal(path: string): void {
-  const directory = join(path, "..");
-  const stem = `${path.slice(directory.length + 1).replace(/\.jsonl$/, "")}.`;
+  const directory = dirname(path);
+  const stem = `${basename(path, ".jsonl")}.`;
   for (const name of readdirSync(directory)) {
-    if (name.startsWith(stem) && name.endsWith(".stderr")) rmSync(join(directory, name), { force: true });
+    // The rest of the name in full: another instance's may begin like this one's.
+    const isOutput = name.startsWith(stem) && /^\d+\.(hold|release)\.stderr$/.test(name.slice(stem.length));
+    if (isOutput) rmSync(join(directory, name), { force: true });
   }
   rmSync(path, { force: true });
   fsyncDirectory(directory);

@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fsyncSync, openSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, fsyncSync, openSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import type { PostfixInstance } from "../postfix/instance.ts";
@@ -39,7 +39,9 @@ export function recordPlaced(
   try {
     const { dev, ino } = statSync(instance.queueDirectory);
     const line = { ...hold, ids: [...hold.ids], instance: instance.name, queue: { dev, ino } };
-    writeAll(fd, Buffer.from(`${JSON.stringify(line)}\n`));
+    // A newline first: behind a line that a crash has cut off, this one would be lost with it.
+    const gap = fstatSync(fd).size > 0 ? "\n" : "";
+    writeAll(fd, Buffer.from(`${gap}${JSON.stringify(line)}\n`));
     fsyncSync(fd);
   } finally {
     closeSync(fd);
@@ -55,11 +57,21 @@ export function placedHolds(stateDirectory: string, instance: PostfixInstance): 
   const { dev, ino } = statSync(instance.queueDirectory);
   for (const name of readdirSync(directory).sort()) {
     if (!name.endsWith(".placed")) continue;
-    for (const text of readFileSync(join(directory, name), "utf8").split("\n").slice(0, -1)) {
-      const { ids, queue, ...hold } = placedLine.parse(JSON.parse(text));
-      if (queue.dev !== dev || queue.ino !== ino) continue;
+    for (const text of readFileSync(join(directory, name), "utf8").split("\n")) {
+      const line = parsePlaced(text);
+      if (line === undefined || line.queue.dev !== dev || line.queue.ino !== ino) continue;
+      const { ids, queue: _queue, ...hold } = line;
       for (const id of ids) placed.set(id, hold);
     }
   }
   return placed;
+}
+
+/** @returns undefined for a line that was cut off: it was not synced, so nothing of it had become visible in hold/ */
+function parsePlaced(text: string): z.infer<typeof placedLine> | undefined {
+  try {
+    return placedLine.parse(JSON.parse(text));
+  } catch {
+    return undefined;
+  }
 }

@@ -1,5 +1,5 @@
-import { existsSync, lstatSync, readdirSync, readFileSync, statSync, utimesSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, lstatSync, statSync, utimesSync } from "node:fs";
+import { uptime } from "node:os";
 import { errnoOf, OperatorError } from "../errors.ts";
 import {
   masterState,
@@ -11,8 +11,9 @@ import {
   waitForNewQmgr,
 } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
+import { locateInQueue } from "../postfix/spool.ts";
 import type { Clock } from "../system/clock.ts";
-import { processStartedAt, writersOf } from "../system/processes.ts";
+import { writersOf } from "../system/processes.ts";
 import {
   type CaptureJournal,
   currentBootId,
@@ -20,6 +21,7 @@ import {
   postsuperOutput,
   readJournals,
   removeJournal,
+  textIfThere,
 } from "./journal.ts";
 
 /** What a recovery did, per journal. */
@@ -41,6 +43,8 @@ export interface RecoverRequest {
   readonly instance: PostfixInstance;
   readonly stateDirectory: string;
   readonly clock: Clock;
+  /** Only what this run held; default whatever run. */
+  readonly run?: string;
   readonly signal?: AbortSignal;
   /** How long to wait for a postsuper that outlived its spoolsafe; milliseconds. */
   readonly waitMs?: number;
@@ -53,13 +57,16 @@ export interface RecoverRequest {
  * reported, still in hold/, never anything an administrator held. Call it with the instance's run lock held.
  *
  * A journal of mode `hold` is released at once: its mail came from deferred, where qmgr does not know it. One of
- * `freeze` only behind a qmgr that started after the hold, because qmgr may have had its mail in memory, and would drop
- * it undelivered when it met it again (`qmgr_job.c`, `qmgr_message.c`: a second instance of a known message).
+ * `freeze` only behind a qmgr that started after the hold (by a reload of ours, or a reboot), because qmgr may have had its
+ * mail in memory, and would drop it undelivered when it met it again (`qmgr_job.c`, `qmgr_message.c`: a second instance of
+ * a known message).
  */
 export async function recoverHolds(request: RecoverRequest): Promise<HoldRecovery[]> {
   const recoveries: HoldRecovery[] = [];
   for (const journal of journalsOf(request.stateDirectory, request.instance)) {
-    recoveries.push(await recoverJournal(journal, request));
+    if (request.run === undefined || request.run === journal.start.run) {
+      recoveries.push(await recoverJournal(journal, request));
+    }
   }
   return recoveries;
 }
@@ -90,7 +97,10 @@ async function recoverJournal(journal: CaptureJournal, request: RecoverRequest):
     run: journal.start.run,
     released,
     stillHeld,
-    unclear: held.flatMap((one) => one.unclear),
+    unclear: without(
+      held.flatMap((one) => one.unclear),
+      ids,
+    ),
     reason,
     heldMs: ids.length === 0 ? 0 : Math.max(0, clock.now() - since),
   });
@@ -100,10 +110,10 @@ async function recoverJournal(journal: CaptureJournal, request: RecoverRequest):
       if (missing !== null) return answer([], ids, missing);
       for (const { batch } of held) keepRetryTimes(instance, batch, ids, clock);
     }
+    const left: string[] = [];
     for (const { batch, ours } of held) {
-      await release(instance, ours, postsuperOutput(journal.path, batch.batch, "release"));
+      left.push(...(await releaseHeld(instance, ours, postsuperOutput(journal.path, batch.batch, "release"))));
     }
-    const left = ids.filter((id) => isHeld(instance, id));
     if (left.length > 0) return answer(without(ids, left), left, "postsuper -H did not release them");
     if (journal.start.mode === "freeze" && (await masterState(instance)) !== "stopped")
       await wakeDeferred(instance, clock);
@@ -143,66 +153,118 @@ export interface BatchOnHold {
 }
 
 /**
- * Ours is what postsuper reported and is in hold/ now. It reports after it has moved a message, so a postsuper that was
- * killed may have moved one more: the next of its list, moved (ctime) within the moment after its last report.
+ * Ours is what postsuper reported as held and not as released, and what is in hold/ now.
+ *
+ * It reports after it has moved a message, so one that was killed may have moved one more: the next in its list, moved
+ * (ctime) in the moment after its last report. And where the host itself went down, the reports may have gone with it
+ * while the moves are on disk: then what we announced, and what was moved between that and the boot, is ours.
  */
 export function batchOnHold(journal: CaptureJournal, batch: JournalBatch, instance: PostfixInstance): BatchOnHold {
-  const output = postsuperOutput(journal.path, batch.batch, "hold");
-  const report = parsePostsuper(existsSync(output) ? readFileSync(output, "utf8") : "");
-  const reported = report.ids.filter((id) => isHeld(instance, id));
-  const others = new Set([...journal.start.preheld, ...report.ids]);
-  const unreported = batch.messages.map(([id]) => id).filter((id) => !others.has(id) && isHeld(instance, id));
-  const [next] = unreported;
-  if (report.count !== undefined || next === undefined || !existsSync(output))
-    return { ours: reported, unclear: unreported };
-  const lastSign = Math.max(Date.parse(batch.since), statSync(output).mtimeMs);
-  const moved = statSync(heldPath(instance, next) ?? output).ctimeMs;
-  const byUs = moved >= Date.parse(batch.since) && moved - lastSign < killedWithinMs;
-  return byUs ? { ours: [...reported, next], unclear: unreported.slice(1) } : { ours: reported, unclear: unreported };
+  const said = parsePostsuper(textIfThere(postsuperOutput(journal.path, batch.batch, "hold")) ?? "");
+  const released = parsePostsuper(textIfThere(postsuperOutput(journal.path, batch.batch, "release")) ?? "").ids;
+  const reported = without(said.ids, released).filter((id) => heldPath(instance, id) !== undefined);
+  // Whole: what it did not report it did not hold.
+  if (said.count !== undefined) return { ours: reported, unclear: [] };
+  const announced = batch.messages.map(([id]) => id);
+  const silent = without(announced, [...journal.start.preheld, ...said.ids]).flatMap((id) => moved(instance, id) ?? []);
+  const unreported =
+    journal.start.bootId === currentBootId()
+      ? movedWhenKilled(journal, batch, said.ids, silent)
+      : movedBefore(bootedAt(), batch, silent);
+  return {
+    ours: [...reported, ...unreported],
+    unclear: without(
+      silent.map(({ id }) => id),
+      unreported,
+    ),
+  };
+}
+
+interface Moved {
+  readonly id: string;
+  /** When it was moved into hold/ (ctime), milliseconds since 1970. */
+  readonly at: number;
+}
+
+function moved(instance: PostfixInstance, id: string): Moved | undefined {
+  const path = heldPath(instance, id);
+  const stat = path === undefined ? undefined : lstatSync(path, { throwIfNoEntry: false });
+  return stat === undefined ? undefined : { id, at: stat.ctimeMs };
+}
+
+/** The message a killed postsuper had moved and not reported yet, as far as order and time prove it. */
+function movedWhenKilled(
+  journal: CaptureJournal,
+  batch: JournalBatch,
+  reported: readonly string[],
+  silent: readonly Moved[],
+): string[] {
+  const ids = batch.messages.map(([id]) => id);
+  const last = reported.at(-1);
+  const behind = new Set(ids.slice(last === undefined ? 0 : ids.indexOf(last) + 1));
+  const next = silent.find(({ id }) => behind.has(id));
+  const output = statSync(postsuperOutput(journal.path, batch.batch, "hold"), { throwIfNoEntry: false });
+  if (next === undefined || output === undefined) return [];
+  const lastSign = Math.max(Date.parse(batch.since), output.mtimeMs);
+  const ours = next.at >= Date.parse(batch.since) - clockGrainMs && next.at - lastSign < killedWithinMs;
+  return ours ? [next.id] : [];
 }
 
 const killedWithinMs = 2000;
+/** Times of files are those of the kernel's last tick, up to 10 ms before the time of day. */
+const clockGrainMs = 10;
 
-function isHeld(instance: PostfixInstance, id: string): boolean {
-  return heldPath(instance, id) !== undefined;
+function movedBefore(boot: number, batch: JournalBatch, silent: readonly Moved[]): string[] {
+  const since = Date.parse(batch.since) - clockGrainMs;
+  return silent.flatMap(({ id, at }) => (at >= since && at <= boot ? [id] : []));
 }
 
-/** Path of a message in hold/, flat or hashed to any depth. */
-function heldPath(instance: PostfixInstance, id: string): string | undefined {
-  const flat = join(instance.queueDirectory, "hold", id);
-  if (present(flat)) return flat;
-  if (!instance.hashQueues.includes("hold")) return undefined;
-  return findBelow(join(instance.queueDirectory, "hold"), id, instance.hashDepth);
+function bootedAt(): number {
+  return Date.now() - uptime() * 1000;
 }
 
-function findBelow(directory: string, id: string, depth: number): string | undefined {
-  const path = join(directory, id);
-  if (present(path)) return path;
-  if (depth === 0) return undefined;
-  for (const entry of readdirSync(directory, { withFileTypes: true })) {
-    if (!entry.isDirectory()) continue;
-    const found = findBelow(join(directory, entry.name), id, depth - 1);
-    if (found !== undefined) return found;
+/** Path of a message that is on hold, or undefined. */
+export function heldPath(instance: PostfixInstance, id: string): string | undefined {
+  return locateInQueue(instance, "hold", id);
+}
+
+/**
+ * Release exactly these messages, once more what stays. What postsuper says it released is done with, also when an
+ * administrator has put it on hold again a moment later.
+ *
+ * @param output postsuper's standard error, appended
+ * @returns the ids that are still on hold because of us
+ */
+export async function releaseHeld(
+  instance: PostfixInstance,
+  ids: readonly string[],
+  output: string,
+): Promise<string[]> {
+  let left: string[] = [...ids];
+  for (let attempt = 1; left.length > 0; attempt++) {
+    try {
+      const { ids: released } = await release(instance, left, output);
+      left = without(left, released);
+    } catch (error) {
+      if (attempt > 1) throw error;
+    }
+    left = left.filter((id) => heldPath(instance, id) !== undefined);
+    if (attempt > 1) break;
   }
-  return undefined;
+  return left;
 }
 
-function present(path: string): boolean {
-  try {
-    return lstatSync(path).isFile();
-  } catch (error) {
-    if (errnoOf(error) === "ENOENT" || errnoOf(error) === "ENOTDIR") return false;
-    throw error;
-  }
-}
-
-/** @returns why mail of a freeze can't be released yet, or null when no qmgr that knew it from before is left */
+/**
+ * Put a qmgr between hold and release that cannot know what was held. Always by a reload of our own: which qmgr started
+ * after the hold can't be told from times on a clock that may have been set meanwhile. Only a reboot has done it already.
+ *
+ * @returns why mail of a freeze can't be released yet, or null when no qmgr that knew it from before is left
+ */
 async function barrierMissing(journal: CaptureJournal, request: RecoverRequest): Promise<string | null> {
   const { instance, clock } = request;
-  if ((await masterState(instance)) === "stopped") return null;
-  const pid = qmgrPid(instance);
-  if (pid !== undefined && processStartedAt(pid) > lastHoldAt(journal)) return null;
+  if (journal.start.bootId !== currentBootId() || (await masterState(instance)) === "stopped") return null;
   try {
+    const pid = qmgrPid(instance);
     await reload(instance);
     await waitForNewQmgr(instance, pid, request.barrierMs ?? 30_000, clock);
     return null;
@@ -210,15 +272,6 @@ async function barrierMissing(journal: CaptureJournal, request: RecoverRequest):
     if (error instanceof OperatorError) return `the queue manager could not be restarted: ${error.message}`;
     throw error;
   }
-}
-
-/** When the last hold was written down or reported, milliseconds since 1970. */
-function lastHoldAt(journal: CaptureJournal): number {
-  const times = journal.open.map((batch) => {
-    const output = postsuperOutput(journal.path, batch.batch, "hold");
-    return Math.max(Date.parse(batch.since), existsSync(output) ? statSync(output).mtimeMs : 0);
-  });
-  return Math.max(...times, Date.parse(journal.start.since));
 }
 
 /**
@@ -235,7 +288,13 @@ export function keepRetryTimes(
   for (const [id, mtime] of batch.messages) {
     if (!ours.has(id) || mtime * 1000 <= clock.now()) continue;
     const path = heldPath(instance, id);
-    if (path !== undefined && Math.abs(lstatSync(path).mtimeMs / 1000 - mtime) > 0.001) utimesSync(path, mtime, mtime);
+    if (path === undefined) continue;
+    try {
+      if (Math.abs(lstatSync(path).mtimeMs / 1000 - mtime) > 0.001) utimesSync(path, mtime, mtime);
+    } catch (error) {
+      // Removed or released by an administrator at this moment.
+      if (errnoOf(error) !== "ENOENT") throw error;
+    }
   }
 }
 

@@ -63,6 +63,11 @@ export function locate({ queueDirectory, hashDepth }: SpoolPlace, id: string): S
   });
 }
 
+/** The path of an id in one queue, or undefined where it is not. */
+export function locateInQueue({ queueDirectory, hashDepth }: SpoolPlace, queue: QueueName, id: string) {
+  return locateIn(`${queueDirectory}/${queue}`, id, Math.max(usualDepth, hashDepth));
+}
+
 /** The path of a message's log of one kind, or undefined where there is none. */
 export function locateLog(queueDirectory: string, log: LogKind, id: string, hashDepth = 1): string | undefined {
   return locateIn(`${queueDirectory}/${log}`, id, Math.max(usualDepth, hashDepth));
