@@ -32,6 +32,10 @@ export interface BackupRequest {
   readonly holdBatch: number;
   readonly holdLimitMs: number;
   readonly freezeLimitMs: number;
+  /** How long freeze waits for a new queue manager behind its reload; without one it releases nothing. Milliseconds. */
+  readonly barrierMs: number;
+  /** How long freeze waits for deliveries under way to end; one that takes longer is captured as in flight. Milliseconds. */
+  readonly drainMs: number;
   /** Further paths to keep with the configuration. */
   readonly include: readonly string[];
   readonly mailServices: boolean;

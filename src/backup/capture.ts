@@ -5,7 +5,7 @@ import { type LockTable, readLocks } from "../postfix/locks.ts";
 import { isComplete, type QueueName } from "../postfix/queue.ts";
 import { listQueue, locate, type SpoolFile } from "../postfix/spool.ts";
 import type { HoldRole, LogEntry } from "../snapshot/manifest.ts";
-import { type ReadMessage, readMessage } from "./read-message.ts";
+import { type ReadMessage, type ReadOutcome, readMessage } from "./read-message.ts";
 
 /** Takes the bytes of captured files; what it already has it does not need again. */
 export interface ByteKeeper {
@@ -60,15 +60,16 @@ export interface CaptureContext {
   /** No daemon runs: nothing is in flight. */
   readonly stopped: boolean;
   readonly placed: ReadonlyMap<string, PlacedHold>;
-  /** Held by an earlier run of ours that could not release them: they count as deferred. */
-  readonly heldByCapture: ReadonlySet<string>;
   readonly report: (event: CaptureProgress) => void;
   readonly signal?: AbortSignal | undefined;
 }
 
 /** Files up to this many bytes are kept in memory while they are captured; larger ones are read again when stored. */
 export const keepInMemory = 16 * 1024 * 1024;
-const chunkMessages = 256;
+// Locks are looked at before and after each chunk: a delivery must not begin and end unseen while one is read, and
+// deliveries are of mail in active.
+const chunkMessages: Partial<Record<QueueName, number>> = { active: 16, incoming: 16 };
+const usualChunkMessages = 256;
 const chunkBytes = 32 * 1024 * 1024;
 const maxClosingPasses = 50;
 
@@ -83,10 +84,13 @@ export class Capture {
   readonly damaged: DamagedMessage[] = [];
   readonly problems: CaptureProblem[] = [];
   readonly #maildrop = new Map<string, CapturedMessage>();
-  readonly #damagedIds = new Set<string>();
-  readonly #sought = new Set<string>();
+  /** `spoolKey` of what is damaged, and of all that was looked for. */
+  readonly #damagedKeys = new Set<string>();
+  readonly #sought = new Map<string, SpoolFile>();
+  readonly #heldByUs = new Set<string>();
   #pending: { digest: string; bytes: Buffer }[] = [];
   #large: { queueId: string; queue: QueueName; digest: string; size: number }[] = [];
+  #largeDamaged: DamagedMessage[] = [];
   #pendingBytes = 0;
   #bytes = 0;
 
@@ -94,9 +98,15 @@ export class Capture {
     this.context = context;
   }
 
-  /** True for an id that needs no more reading (of any queue but maildrop, whose names are a space of their own). */
-  has(queueId: string): boolean {
-    return this.messages.has(queueId) || this.#damagedIds.has(queueId);
+  /** Messages on hold because a run of ours could not release them: they count as deferred, where they will be again. */
+  heldByUs(ids: readonly string[]): void {
+    for (const id of ids) this.#heldByUs.add(id);
+  }
+
+  /** True for a file that needs no more reading. */
+  has(file: SpoolFile): boolean {
+    const captured = file.queue === "maildrop" ? this.#maildrop : this.messages;
+    return captured.has(file.id) || this.#damagedKeys.has(spoolKey(file));
   }
 
   /** Read a queue where it lies: every message not captured yet. */
@@ -113,7 +123,8 @@ export class Capture {
       const before = this.#locks();
       const chunk: CapturedMessage[] = [];
       let bytes = 0;
-      while (start < files.length && chunk.length < chunkMessages && bytes < chunkBytes) {
+      const most = chunkMessages[files[start]?.queue ?? "deferred"] ?? usualChunkMessages;
+      while (start < files.length && chunk.length < most && bytes < chunkBytes) {
         const file = files[start++];
         const message = file === undefined ? undefined : this.#read(file);
         if (message === "slipped" && file !== undefined) slipped.push(file);
@@ -137,8 +148,9 @@ export class Capture {
    */
   held(file: SpoolFile, cameFrom: QueueName, locks: LockTable | undefined): boolean {
     const message = this.#read(file, cameFrom);
-    if (message === undefined || message === "slipped") return this.has(file.id);
-    this.#keep({ ...message, inFlight: this.#inFlight(message.read, locks, locks) });
+    if (message === undefined || message === "slipped") return this.has(file);
+    const seen = this.context.locksVisible ? locks : undefined;
+    this.#keep({ ...message, inFlight: this.#inFlight(message.read, seen, seen) });
     return true;
   }
 
@@ -148,25 +160,15 @@ export class Capture {
   }
 
   #read(file: SpoolFile, cameFrom?: QueueName): CapturedMessage | "slipped" | undefined {
-    const inMaildrop = file.queue === "maildrop";
-    if (inMaildrop ? this.#maildrop.has(file.id) : this.has(file.id)) return undefined;
-    this.#sought.add(file.id);
+    if (this.has(file)) return undefined;
+    this.#sought.set(spoolKey(file), file);
     const { instance } = this.context;
-    for (const at of [file, ...this.#elsewhere(file)]) {
+    for (const at of this.#places(file)) {
       const read = readMessage(instance.queueDirectory, at.path, at.id, keepInMemory);
       if (read.outcome === "moved") continue;
       if (read.outcome === "incomplete") return undefined;
       if (read.outcome === "damaged") {
-        this.#damagedIds.add(file.id);
-        this.damaged.push({
-          file: at,
-          problem: read.problem,
-          digest: read.digest,
-          size: read.bytes.length,
-          stat: read.stat,
-        });
-        this.#pending.push({ digest: read.digest, bytes: read.bytes });
-        this.#problem(at.id, `can't be read as a message (${read.problem}); its bytes are kept as evidence`);
+        this.#keepDamaged(at, read);
         return undefined;
       }
       this.#remember(at, read);
@@ -181,8 +183,9 @@ export class Capture {
     return "slipped";
   }
 
-  /** Where a file that is gone from its place may be now, looked up when asked: moves are renames within the spool. */
-  *#elsewhere(file: SpoolFile): Iterable<SpoolFile> {
+  /** Where a file may be, one place after another: gone from its own it was renamed within the spool, and is looked for then. */
+  *#places(file: SpoolFile): Iterable<SpoolFile> {
+    yield file;
     if (file.queue === "maildrop") return;
     for (let attempt = 0; attempt < 3; attempt++) yield* locate(this.context.instance, file.id);
   }
@@ -190,9 +193,21 @@ export class Capture {
   #queueAndRole(at: SpoolFile, cameFrom: QueueName | undefined): { queue: QueueName; role: HoldRole } {
     if (cameFrom !== undefined) return { queue: cameFrom, role: null };
     if (at.queue !== "hold") return { queue: at.queue, role: null };
-    if (this.context.heldByCapture.has(at.id)) return { queue: "deferred", role: null };
+    if (this.#heldByUs.has(at.id)) return { queue: "deferred", role: null };
     const placed = this.context.placed.get(at.id);
     return { queue: "hold", role: placed === undefined ? { kind: "admin" } : { kind: placed.kind, run: placed.run } };
+  }
+
+  #keepDamaged(file: SpoolFile, read: Extract<ReadOutcome, { outcome: "damaged" }>): void {
+    const { problem, digest, size, stat, bytes } = read;
+    this.#damagedKeys.add(spoolKey(file));
+    this.#problem(file.id, `can't be read as a message (${problem}); its bytes are kept as evidence`);
+    const damaged = { file, problem, digest, size, stat };
+    if (bytes === null) this.#largeDamaged.push(damaged);
+    else {
+      this.damaged.push(damaged);
+      this.#pend(digest, bytes);
+    }
   }
 
   #remember(at: SpoolFile, read: ReadMessage): void {
@@ -230,12 +245,14 @@ export class Capture {
 
   /** Hand what is pending to the keeper. */
   async flush(): Promise<void> {
-    const [pending, large] = [this.#pending, this.#large];
+    const [pending, large, damaged] = [this.#pending, this.#large, this.#largeDamaged];
     this.#pending = [];
     this.#large = [];
+    this.#largeDamaged = [];
     this.#pendingBytes = 0;
     for (const { digest, bytes } of pending) await this.context.keeper.add(digest, bytes);
     for (const one of large) await this.#storeLarge(one);
+    for (const one of damaged) await this.#storeDamaged(one);
     const { instance, report } = this.context;
     report({
       type: "captured",
@@ -273,6 +290,17 @@ export class Capture {
     }
   }
 
+  /** Nobody writes to what is no message; one that goes or changes meanwhile is no loss. */
+  async #storeDamaged(damaged: DamagedMessage): Promise<void> {
+    const fd = openExisting(damaged.file.path);
+    if (fd === undefined) return;
+    try {
+      if (await this.context.keeper.addLarge(damaged.digest, fd, damaged.size)) this.damaged.push(damaged);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
   #problem(queueId: string, problem: string): void {
     this.problems.push({ instance: this.context.instance.name, queueId, problem });
   }
@@ -283,33 +311,60 @@ export class Capture {
    */
   async close(): Promise<{ messages: CapturedMessage[]; vanished: number; incomplete: number; finished: number }> {
     let listing = this.#listAll();
+    // Local mail that comes after this is newer than the run, and is not followed.
+    let files = [...listing.maildrop.values(), ...listing.files.values()];
     for (let pass = 0; pass < maxClosingPasses; pass++) {
-      const { older, slipped } = await this.#files(listing.files);
+      const { older, slipped } = await this.#files(files);
       const left = slipped.filter((file) => file.queue !== "maildrop" && this.#isSomewhere(file.id));
-      if (older === 0 && left.length === 0) break;
+      if (older === 0 && left.length === 0 && !this.#pickedUpSince(listing.maildrop)) break;
       if (pass === maxClosingPasses - 1)
         for (const file of left) this.#problem(file.id, "kept moving between queues while it was looked for");
       listing = this.#listAll();
+      files = [...listing.files.values()];
     }
-    const messages: CapturedMessage[] = [];
-    let finished = 0;
-    for (const message of this.messages.values()) {
-      const gone = !listing.ids.has(message.queueId) && !this.#isSomewhere(message.queueId);
-      if (gone) finished++;
-      messages.push({ ...message, finished: gone });
+    const queued = [...this.messages.values()].map((message) => ({
+      ...message,
+      finished: !listing.files.has(message.queueId) && !this.#isSomewhere(message.queueId),
+    }));
+    const messages = [...queued, ...this.#stillInMaildrop(listing.maildrop)];
+    const finished = queued.filter((message) => message.finished).length;
+    return { messages, finished, ...this.#missing(listing.incomplete) };
+  }
+
+  /** Whether pickup took one of ours since the listing, so that its new message may not have been in it. */
+  #pickedUpSince(listed: ReadonlyMap<string, SpoolFile>): boolean {
+    return [...this.#maildrop.keys()].some((id) => {
+      const file = listed.get(id);
+      return file !== undefined && lstatSync(file.path, { throwIfNoEntry: false }) === undefined;
+    });
+  }
+
+  /**
+   * What pickup has not taken. It removes its file a moment after cleanup has finished the new message (an fsync lies
+   * between), so both may be there: they are one mail when the arrival time, to the microsecond, and the sender are the
+   * same, which pickup hands on (`pickup.c`, `cleanup_envelope.c`).
+   */
+  #stillInMaildrop(listed: ReadonlyMap<string, SpoolFile>): CapturedMessage[] {
+    const submission = ({ read: { facts } }: CapturedMessage) => `${facts.arrival} ${facts.sender}`;
+    const taken = new Map([...this.messages.values()].map((message) => [submission(message), message]));
+    return [...this.#maildrop.values()].filter((message) => {
+      if (!listed.has(message.queueId)) return false;
+      const { messageId } = message.read.facts;
+      const twin = taken.get(submission(message));
+      return twin === undefined || (messageId !== null && messageId !== twin.read.facts.messageId);
+    });
+  }
+
+  /** What was looked for and not captured: still being received, or in no queue any more. */
+  #missing(incomplete: ReadonlySet<string>): { vanished: number; incomplete: number } {
+    const counts = { vanished: 0, incomplete: 0 };
+    for (const file of this.#sought.values()) {
+      if (this.has(file) || this.#maildrop.has(file.id)) continue;
+      if (locate(this.context.instance, file.id).length > 0) counts.incomplete++;
+      // A maildrop file that is gone was taken by pickup; a client may have given up what it had not finished.
+      else if (file.queue !== "maildrop" && !incomplete.has(file.id)) counts.vanished++;
     }
-    // pickup removes its file after cleanup has finished the new message, which this same listing then showed.
-    for (const message of this.#maildrop.values()) if (listing.maildrop.has(message.queueId)) messages.push(message);
-    let incomplete = 0;
-    let vanished = 0;
-    for (const id of this.#sought) {
-      if (this.has(id) || this.#maildrop.has(id)) continue;
-      const at = locate(this.context.instance, id);
-      if (at.length > 0) incomplete++;
-      else if (listing.incomplete.has(id)) continue;
-      else vanished++;
-    }
-    return { messages, vanished, incomplete, finished };
+    return counts;
   }
 
   #isSomewhere(id: string): boolean {
@@ -318,29 +373,31 @@ export class Capture {
   }
 
   /** Flow order first (maildrop, incoming, active, deferred), then what may have moved back meanwhile, seen a second time. */
-  #listAll() {
+  #listAll(): Listing {
+    const { queueDirectory } = this.context.instance;
+    const maildrop = new Map(listQueue(queueDirectory, "maildrop").map((file) => [file.id, file]));
     const files = new Map<string, SpoolFile>();
-    const maildrop = new Set<string>();
     const incomplete = new Set<string>();
-    for (const queue of [
-      "maildrop",
-      "incoming",
-      "active",
-      "deferred",
-      "hold",
-      "deferred",
-      "incoming",
-      "active",
-    ] as const) {
-      for (const file of listQueue(this.context.instance.queueDirectory, queue)) {
-        if (queue === "maildrop") maildrop.add(file.id);
-        files.set(`${queue === "maildrop" ? "maildrop/" : ""}${file.id}`, file);
+    for (const queue of ["incoming", "active", "deferred", "hold", "deferred", "incoming", "active"] as const) {
+      for (const file of listQueue(queueDirectory, queue)) {
+        files.set(file.id, file);
         if (queue === "incoming" && !isCompleteNow(file.path)) incomplete.add(file.id);
       }
     }
-    const ids = new Set([...files.values()].flatMap((file) => (file.queue === "maildrop" ? [] : [file.id])));
-    return { files: [...files.values()], ids, maildrop, incomplete };
+    return { maildrop, files, incomplete };
   }
+}
+
+/** Files by id; maildrop, whose names are a space of their own, apart. */
+interface Listing {
+  readonly maildrop: ReadonlyMap<string, SpoolFile>;
+  readonly files: ReadonlyMap<string, SpoolFile>;
+  /** Ids in incoming that were still being received. */
+  readonly incomplete: ReadonlySet<string>;
+}
+
+function spoolKey(file: SpoolFile): string {
+  return file.queue === "maildrop" ? `maildrop/${file.id}` : file.id;
 }
 
 function isCompleteNow(path: string): boolean {

@@ -53,6 +53,9 @@ export interface InstanceRequest {
   readonly holdBatch: number;
   readonly holdLimitMs: number;
   readonly freezeLimitMs: number;
+  /** How long freeze waits for a new queue manager, and for deliveries under way to end; milliseconds. */
+  readonly barrierMs: number;
+  readonly drainMs: number;
   readonly include: readonly string[];
   readonly mailServices: boolean;
   readonly clock: Clock;
@@ -76,11 +79,6 @@ export type CapturedFile = Omit<FileEntry, "file"> & {
   readonly content: { readonly digest: string; readonly bytes: number } | null;
 };
 
-// Deliveries under way when freeze holds their mail end within their own time limits; one that takes longer than this is
-// captured as in flight.
-const drainMs = 60_000;
-const barrierMs = 30_000;
-
 /**
  * Capture one instance: configuration, then the queues in the mode that is safe for it, then evidence. The caller holds
  * the run lock of its queue directory, and gives the packs time to be stored while this goes on (through the keeper).
@@ -90,7 +88,9 @@ export async function captureInstance(
   keeper: ByteKeeper,
   request: InstanceRequest,
 ): Promise<CapturedInstance> {
-  const { mode, running } = await chooseMode(instance, request);
+  // First of all: mail that an earlier run has left on hold waits for it.
+  const before = await recover(instance, request, request.signal);
+  const { mode, running, visible } = await chooseMode(instance, request, before);
   const problems: CaptureProblem[] = [];
   const fileProblem = (path: string, what: string) =>
     problems.push({ instance: instance.name, queueId: null, problem: `${path} ${what}` });
@@ -105,23 +105,25 @@ export async function captureInstance(
     signal: request.signal,
   });
   const files = await keepFiles(configuration, keeper, fileProblem);
-  const before = await recover(instance, request);
   const capture = new Capture({
     instance,
     keeper,
     startedAt: request.startedAt,
-    locksVisible: running && locksVisible(instance),
+    locksVisible: visible && locksVisible(instance),
     stopped: !running,
     placed: placedHolds(request.stateDirectory, instance),
-    heldByCapture: new Set(before.flatMap((one) => one.stillHeld)),
     report: request.report,
     signal: request.signal,
   });
+  capture.heldByUs(before.flatMap((one) => one.stillHeld));
   const holds: HoldTotals = { held: 0, released: 0, longestMs: Math.max(0, ...before.map((one) => one.heldMs)) };
   await capture.inPlace("maildrop");
   const after = await withHolds(capture, mode, instance, request, holds);
   for (const queue of ["hold", "incoming", "active", "deferred"] as const) await capture.inPlace(queue);
   const closed = await capture.close();
+  // Nobody delivers while Postfix is stopped; if somebody started it meanwhile, who knows.
+  const started = !running && (await masterState(instance)) !== "stopped";
+  const messages = started ? closed.messages.map((one) => ({ ...one, inFlight: null })) : closed.messages;
   const damaged = capture.damaged.map(({ file, stat, digest, size }) =>
     evidenceEntry(instance, `${file.queue}/${file.id}`, stat, { digest, bytes: size }),
   );
@@ -129,9 +131,9 @@ export async function captureInstance(
     instance,
     mode,
     running,
-    messages: closed.messages,
+    messages,
     files: [...files, ...(await keepEvidence(instance, keeper)), ...damaged],
-    counts: count(closed.messages, closed),
+    counts: count(messages, closed),
     holds,
     problems: [...problems, ...capture.problems, ...recoveryProblems(before), ...recoveryProblems(after)],
   };
@@ -141,14 +143,15 @@ export async function captureInstance(
 async function chooseMode(
   instance: PostfixInstance,
   request: InstanceRequest,
-): Promise<{ mode: CaptureMode; running: boolean }> {
+  before: readonly HoldRecovery[],
+): Promise<{ mode: CaptureMode; running: boolean; visible: boolean }> {
   const state = await masterState(instance);
   const reasons: string[] = [];
-  const chosen = (mode: CaptureMode, running: boolean) => {
+  const chosen = (mode: CaptureMode) => {
     request.report({ type: "mode", instance: instance.name, mode, reasons });
-    return { mode, running };
+    return { mode, running: state !== "stopped", visible: state !== "stopped" && state.visible };
   };
-  if (state === "stopped") return chosen("stopped", false);
+  if (state === "stopped") return chosen("stopped");
   if (request.mode === "stopped") {
     throw new OperatorError(
       "refused",
@@ -158,10 +161,15 @@ async function chooseMode(
       },
     );
   }
-  if (request.mode === "live") return chosen("live", true);
+  if (request.mode === "live") return chosen("live");
   if (!state.visible) reasons.push("its processes are in another PID namespace, so deliveries under way can't be seen");
   reasons.push(...(await holdInboxReasons(instance)));
-  return chosen(reasons.length > 0 ? "live" : request.mode, true);
+  if (request.mode === "freeze" && before.some((one) => one.stillHeld.length > 0)) {
+    reasons.push(
+      "mail of an earlier run is still on hold for want of a new queue manager, and another freeze would add to it",
+    );
+  }
+  return chosen(reasons.length > 0 ? "live" : request.mode);
 }
 
 /**
@@ -173,7 +181,10 @@ function locksVisible(instance: PostfixInstance): boolean {
   return readLocks().has(dev, ino);
 }
 
-/** Hold in the way of the mode. When that fails, give back what is held, say so, and leave the rest to reading in place. */
+/**
+ * Hold in the way of the mode. When that fails, or the run is told to end: give back what is held and may be released. A
+ * failure is said, and the rest is left to reading in place.
+ */
 async function withHolds(
   capture: Capture,
   mode: CaptureMode,
@@ -183,35 +194,53 @@ async function withHolds(
 ): Promise<HoldRecovery[]> {
   if (mode !== "hold" && mode !== "freeze") return [];
   const context: HoldContext = {
+    ...request,
     instance,
-    stateDirectory: request.stateDirectory,
-    run: request.run,
-    clock: request.clock,
     batch: request.holdBatch,
     limitMs: mode === "hold" ? request.holdLimitMs : request.freezeLimitMs,
-    drainMs,
-    barrierMs,
-    signal: request.signal,
   };
+  let failure: unknown;
   try {
     await (mode === "hold" ? captureDeferredOnHold : captureFrozen)(capture, context, holds);
   } catch (error) {
-    if (request.signal.aborted || !(error instanceof OperatorError)) throw error;
-    request.report({ type: "holds-given-up", instance: instance.name, reason: error.message });
-  } finally {
-    await capture.flush();
+    failure = error;
   }
-  const recovered = await recover(instance, request);
+  // Not ended by the run's signal.
+  const recovered = await recover(instance, { ...request, onlyRun: request.run });
   for (const one of recovered) {
     holds.released += one.released.length;
     holds.held = Math.max(holds.held, holds.released + one.stillHeld.length);
     holds.longestMs = Math.max(holds.longestMs, one.heldMs);
+    capture.heldByUs(one.stillHeld);
   }
+  if (request.signal.aborted) throw interruptedHolding(recovered, request.signal.reason);
+  if (failure !== undefined && !(failure instanceof OperatorError)) throw failure;
+  if (failure !== undefined) {
+    request.report({ type: "holds-given-up", instance: instance.name, reason: failure.message });
+  }
+  await capture.flush();
   return recovered;
 }
 
-async function recover(instance: PostfixInstance, request: InstanceRequest): Promise<HoldRecovery[]> {
-  const recovered = await recoverHolds({ instance, stateDirectory: request.stateDirectory, clock: request.clock });
+/** The reason of the interruption, unless something more important is to be said. */
+function interruptedHolding(recovered: readonly HoldRecovery[], reason: unknown): unknown {
+  const stillHeld = recovered.flatMap((one) => one.stillHeld);
+  if (stillHeld.length === 0) return reason;
+  const why = recovered.find((one) => one.stillHeld.length > 0)?.reason;
+  return new OperatorError("interrupted", `${stillHeld.length} messages are still on hold because of us (${why})`, {
+    hints: ["give them back: spoolsafe holds release"],
+    cause: reason,
+  });
+}
+
+async function recover(
+  instance: PostfixInstance,
+  request: InstanceRequest & { readonly onlyRun?: string },
+  signal?: AbortSignal,
+): Promise<HoldRecovery[]> {
+  const { stateDirectory, clock, barrierMs, onlyRun: run } = request;
+  const options = { ...(run === undefined ? {} : { run }), ...(signal === undefined ? {} : { signal }) };
+  const recovered = await recoverHolds({ instance, stateDirectory, clock, barrierMs, ...options });
   for (const one of recovered) request.report(one);
   return recovered;
 }

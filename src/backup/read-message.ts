@@ -41,8 +41,10 @@ export type ReadOutcome =
       readonly outcome: "damaged";
       readonly problem: string;
       readonly stat: Stats;
-      readonly bytes: Buffer;
       readonly digest: string;
+      readonly size: number;
+      /** Null for a file larger than the caller keeps in memory. */
+      readonly bytes: Buffer | null;
     };
 
 const attempts = 8;
@@ -94,8 +96,7 @@ function readOnce(fd: number, keepInMemory: number): Exclude<ReadOutcome, { outc
     return { outcome: "read", facts, stat, ...digest, bytes: read?.bytes ?? null, logs: [], settled: false };
   } catch (error) {
     if (!(error instanceof QueueFileDamaged)) throw error;
-    const bytes = read?.bytes ?? readDescriptor(fd).bytes;
-    return { outcome: "damaged", problem: error.problem, stat, bytes, digest: digest.digest };
+    return { outcome: "damaged", problem: error.problem, stat, ...digest, bytes: read?.bytes ?? null };
   }
 }
 

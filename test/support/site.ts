@@ -75,6 +75,8 @@ export class Site implements AsyncDisposable {
       holdBatch: 500,
       holdLimitMs: 2000,
       freezeLimitMs: 300_000,
+      barrierMs: 30_000,
+      drainMs: 60_000,
       include: [],
       mailServices: false,
       processors: 2,

@@ -32,6 +32,8 @@ export async function run(context: Context, options: BackupOptions): Promise<num
     holdBatch: config.postfix.hold_batch,
     holdLimitMs: config.postfix.hold_limit,
     freezeLimitMs: config.postfix.freeze_limit,
+    barrierMs: 30_000,
+    drainMs: 60_000,
     include: config.postfix.include,
     mailServices: config.postfix.mail_services,
     processors: config.limits.processors,
