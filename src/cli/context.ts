@@ -10,7 +10,7 @@ import type { PostfixInstance } from "../postfix/instance.ts";
 import type { ObjectStore } from "../repository/object-store.ts";
 import type { Repository } from "../repository/repository.ts";
 import { type Clock, systemClock } from "../system/clock.ts";
-import type { GlobalOptions } from "./program.ts";
+import type { GlobalOptions } from "./globals.ts";
 import type { Render } from "./render.ts";
 
 export interface ContextSources {

@@ -1,5 +1,6 @@
 import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
 import type { Context } from "./context.ts";
+import type { GlobalOptions } from "./globals.ts";
 import { version } from "./version.ts";
 
 /*
@@ -12,19 +13,6 @@ import { version } from "./version.ts";
  * OperatorError. A module is imported when its command runs and not before, so that --help and --version are quick.
  * What it needs of the world (configuration, repository, keys, signal, output) comes from the context.
  */
-
-/** Accepted before and after the command. */
-export interface GlobalOptions {
-  readonly config?: string | undefined;
-  readonly repository?: string | undefined;
-  readonly host?: string | undefined;
-  readonly instance?: string | undefined;
-  readonly identityFile?: string | undefined;
-  readonly json?: true | undefined;
-  readonly quiet?: true | undefined;
-  readonly verbose?: true | undefined;
-  readonly yes?: true | undefined;
-}
 
 /** Makes the context for a command and does its work; how is main's business. */
 export type Perform = (globals: GlobalOptions, work: (context: Context) => Promise<number>) => Promise<void>;
