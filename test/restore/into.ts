@@ -2,11 +2,13 @@ import { join } from "node:path";
 import { loadTrustedKeys } from "../../src/crypto/sign.ts";
 import { PackReader } from "../../src/pack/pack-pool.ts";
 import { loadInstance } from "../../src/postfix/instance.ts";
+import type { SignedSnapshot } from "../../src/repository/repository.ts";
 import type { Land } from "../../src/restore/plan.ts";
 import type { RestoreEvent, RestoreReport } from "../../src/restore/report.ts";
 import { type RestoreJob, restoreInto } from "../../src/restore/restore.ts";
 import type { Snapshot } from "../../src/snapshot/snapshot.ts";
 import { systemClock } from "../../src/system/clock.ts";
+import type { HandMade } from "../support/hand-made.ts";
 import type { PrivatePostfix } from "../support/postfix.ts";
 import type { Site } from "../support/site.ts";
 
@@ -49,4 +51,25 @@ export async function restore(
   await using job = await restoreJob(site, taken, target, land);
   const events: RestoreEvent[] = [];
   return { ...(await restoreInto({ ...job, report: (event) => events.push(event) })), events };
+}
+
+/** The same for a snapshot made by hand; its state directory lies beside the instance and is not there yet. */
+export async function handMadeJob(
+  made: HandMade,
+  signed: SignedSnapshot,
+  target: PrivatePostfix,
+  land: Land = "original",
+): Promise<RestoreJob & AsyncDisposable> {
+  const { repository, identities, trusted } = made;
+  const reader = new PackReader({ identities, processors: 1 });
+  return {
+    source: { repository, identities, signed, trusted },
+    instance: await loadInstance(target.configDirectory),
+    choice: { instance: "mx", land },
+    stateDirectory: join(target.directory, "state"),
+    reader,
+    processors: 1,
+    clock: systemClock,
+    [Symbol.asyncDispose]: () => reader.close(),
+  };
 }
