@@ -116,13 +116,13 @@ export class Repository {
     signal?: AbortSignal,
   ): Promise<{ readonly snapshots: SignedSnapshot[]; readonly damaged: OperatorError[] }> {
     const loaded = await mapConcurrently(refs, 8, (ref) =>
-      this.load(ref, signal).catch((error) => {
+      this.load(ref, signal).catch((error): OperatorError => {
         if (error instanceof OperatorError && error.kind === "damaged") return error;
         throw error;
       }),
     );
     return {
-      snapshots: loaded.filter((each) => !(each instanceof OperatorError)),
+      snapshots: loaded.filter((each) => "snapshot" in each),
       damaged: loaded.filter((each) => each instanceof OperatorError),
     };
   }
