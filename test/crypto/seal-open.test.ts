@@ -97,9 +97,9 @@ test("the payload has a nonce of its own, not the one the library used for the e
   const made: Buffer[] = [];
   const real = Encrypter.prototype.encrypt;
   const spy = vi.spyOn(Encrypter.prototype, "encrypt").mockImplementation(async function (this: Encrypter, file) {
-    const encrypted = await real.call(this, file as never);
-    made.push(Buffer.from(encrypted as unknown as Uint8Array));
-    return encrypted as never;
+    const encrypted = await collect((await real.call(this, file as never)) as unknown as ReadableStream<Uint8Array>);
+    made.push(encrypted);
+    return ReadableStream.from([encrypted]) as never;
   });
   const sealed = await seal(Buffer.alloc(0), keys.recipients);
   spy.mockRestore();
