@@ -55,7 +55,15 @@ const stagedLine = z.object({
 });
 const placingLine = z.object({ type: z.literal("placing") });
 const renamedLine = z.object({ type: z.literal("renamed"), number: z.number(), id: z.string() });
-const doubtedLine = z.object({ type: z.literal("doubted"), number: z.number(), reason: z.string() });
+const doubtedLine = z.object({
+  type: z.literal("doubted"),
+  number: z.number(),
+  /** Why, what the file looks like now, and which recipients have no mark in it. */
+  inDoubt: z.string(),
+  mode: z.number(),
+  mtime: z.number(),
+  recipients: z.array(z.number()),
+});
 const visibleLine = z.object({ type: z.literal("visible") });
 const endLine = z.object({
   type: z.literal("end"),
@@ -78,6 +86,7 @@ const runLine = z.discriminatedUnion("type", [
 export type RunStart = Omit<z.infer<typeof startLine>, "type" | "format" | "run">;
 export type RunMessage = Omit<z.infer<typeof messageLine>, "type">;
 export type StagedMessage = Omit<z.infer<typeof stagedLine>, "type">;
+export type Doubt = Omit<z.infer<typeof doubtedLine>, "type" | "number">;
 export type RunOutcome = z.infer<typeof endLine>["outcome"];
 type RunLine = z.infer<typeof runLine>;
 
@@ -157,8 +166,8 @@ export class RunJournal {
   }
 
   /** What happened to a message while we were away can't be known: it goes on hold and is in doubt. */
-  doubted(number: number, reason: string): void {
-    this.#append([{ type: "doubted", number, reason }]);
+  doubted(number: number, doubt: Doubt): void {
+    this.#append([{ type: "doubted", number, ...doubt }]);
   }
 
   /** From here Postfix, once started, delivers what is put into its queues. */
@@ -228,7 +237,7 @@ function replay(lines: readonly RunLine[]): Pick<RunRecord, "phase" | "messages"
     else if (line.type === "renamed") staged.set(line.number, { ...known(staged, line.number), id: line.id });
     else if (line.type === "doubted") {
       const message = messages[line.number];
-      if (message !== undefined) messages[line.number] = { ...message, ...onHoldInDoubt(line.reason) };
+      if (message !== undefined) messages[line.number] = { ...message, ...onHoldInDoubt(strip(line)) };
     } else if (line.type === "end") {
       phase = "ended";
       outcome = line.outcome;
@@ -238,8 +247,13 @@ function replay(lines: readonly RunLine[]): Pick<RunRecord, "phase" | "messages"
 }
 
 /** Where a message goes that may have been delivered while an interrupted restore lay about. */
-export function onHoldInDoubt(reason: string): Pick<RunMessage, "queue" | "role" | "inDoubt"> {
-  return { queue: "hold", role: "restore", inDoubt: reason };
+export function onHoldInDoubt({
+  inDoubt,
+  mode,
+  mtime,
+  recipients,
+}: Doubt): Omit<RunMessage, "number" | "key" | "uid" | "gid"> {
+  return { queue: "hold", role: "restore", inDoubt, mode, mtime, recipients };
 }
 
 function strip<T extends { type: string }>(line: T): Omit<T, "type"> {

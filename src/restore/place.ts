@@ -9,7 +9,6 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
-  rmdirSync,
   unlinkSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -38,68 +37,52 @@ export interface PlacedMessage extends Work {
   readonly path: string;
 }
 
+/** The file a temporary name stands for: the message, or one of its logs. */
+export type WaitingFile = "message" | LogKind;
+
 /**
  * Where a file of a run waits until it gets its name. `#` and `.` are no characters of a queue id, so every daemon passes
- * it by; it is on the file system of the queues, and its last name change is a link and no copy. A message waits below
- * hold/, a log below the directory of its like: `postsuper -p` removes old files from queues when they are not mode 0700.
+ * it by. It waits in defer/, which no daemon lists (hold/ is listed by mailq, and `postsuper -p` removes old files from
+ * queues when they are not mode 0700), on the file system of the queues, so that its name is given by a link and no copy.
  *
- * The files are spread over sub-directories of one character, as hash directories are, because threads that create files in
- * one directory wait for each other.
+ * Where defer/ is hashed the files are spread over its sub-directories, because threads that create files in one directory
+ * wait for each other. A sub-directory that is not wanted would be fatal to postsuper, and so to `postfix start`.
  */
-export function temporaryPath(
-  queueDirectory: string,
-  directory: "hold" | LogKind,
-  run: string,
-  number: number,
-): string {
-  return `${queueDirectory}/${directory}/${subdirectoryOf(number)}/${number}.${run}${suffix}`;
+export function temporaryPath(instance: SpoolPlace, file: WaitingFile, run: string, number: number): string {
+  return `${waitingRoom(instance, number)}/${number}.${file}.${run}${suffix}`;
 }
 
 const suffix = "#SPOOLSAFE";
 /** Messages in a row that wait in one sub-directory: fewer than come from one pack. */
 const neighbours = 512;
 
-function subdirectoryOf(number: number): string {
-  return (Math.floor(number / neighbours) % 16).toString(16).toUpperCase();
+/** What has to be known of an instance to find the files of its queues. */
+export type SpoolPlace = Pick<PostfixInstance, "queueDirectory" | "hashQueues" | "hashDepth">;
+
+function waitingRoom({ queueDirectory, hashQueues, hashDepth }: SpoolPlace, number: number): string {
+  const room = `${queueDirectory}/defer`;
+  if (!hashQueues.includes("defer") || hashDepth < 1) return room;
+  return `${room}/${(Math.floor(number / neighbours) % 16).toString(16).toUpperCase()}`;
 }
 
-/** Make the directories that so many messages of a run wait in. */
-export function makeTemporaryDirectories(instance: PostfixInstance, messages: number): void {
+/** Make the directories that so many messages of a run wait in; Postfix would make the same ones for its logs. */
+export function makeWaitingRooms(instance: PostfixInstance, messages: number): void {
   for (let number = 0; number < Math.min(messages, neighbours * 16); number += neighbours) {
-    for (const directory of waitingRooms) {
-      const path = join(instance.queueDirectory, directory, subdirectoryOf(number));
-      makeOwned(path, instance.ownerUid, instance.ownerGid);
-    }
+    makeOwned(waitingRoom(instance, number), instance.ownerUid, instance.ownerGid);
   }
 }
 
-const waitingRooms = ["hold", ...logKinds] as const;
-
-/** Remove the temporary files a run left in a queue directory. */
-export function sweepTemporaries(queueDirectory: string, run: string): void {
-  for (const directory of waitingRooms.flatMap((room) => subdirectoriesOf(join(queueDirectory, room)))) {
+/** Remove the temporary files a run left. */
+export function sweepTemporaries(instance: SpoolPlace, run: string): void {
+  const top = join(instance.queueDirectory, "defer");
+  const below = namesIn(top)
+    .filter((name) => /^[0-9A-F]$/.test(name))
+    .map((name) => join(top, name));
+  for (const directory of [top, ...below]) {
     const left = namesIn(directory).filter((name) => name.endsWith(`.${run}${suffix}`));
     for (const name of left) unlinkSync(join(directory, name));
     if (left.length > 0) fsyncDirectory(directory);
   }
-  removeEmptyDirectories(queueDirectory);
-}
-
-/** Directories that a hashed queue wants are made again when a file needs them, by Postfix and by us. */
-export function removeEmptyDirectories(queueDirectory: string): void {
-  for (const directory of waitingRooms.flatMap((room) => subdirectoriesOf(join(queueDirectory, room)))) {
-    try {
-      rmdirSync(directory);
-    } catch (error) {
-      if (errnoOf(error) !== "ENOTEMPTY" && errnoOf(error) !== "ENOENT") throw error;
-    }
-  }
-}
-
-function subdirectoriesOf(directory: string): string[] {
-  return namesIn(directory)
-    .filter((name) => /^[0-9A-F]$/.test(name))
-    .map((name) => join(directory, name));
 }
 
 function namesIn(directory: string): string[] {
@@ -142,8 +125,7 @@ export class Placer {
    */
   place(placement: Placement): PlacedMessage {
     const { message, entry, number, inode } = placement;
-    const { queueDirectory } = this.#instance;
-    const temporary = temporaryPath(queueDirectory, "hold", this.#run.run, number);
+    const temporary = temporaryPath(this.#instance, "message", this.#run.run, number);
     let { id } = placement;
     let path = this.#path(message.queue, id);
     while (!this.#link(placement, temporary, id, path)) {
@@ -152,7 +134,7 @@ export class Placer {
       this.#renamed(placement, id);
     }
     this.#unlink(temporary);
-    for (const { log } of placement.logs) this.#unlink(temporaryPath(queueDirectory, log, this.#run.run, number));
+    for (const { log } of placement.logs) this.#unlink(temporaryPath(this.#instance, log, this.#run.run, number));
     return { message, entry, id, inode, path };
   }
 
@@ -174,7 +156,7 @@ export class Placer {
   }
 
   #linkLog(log: LogKind, number: number, id: string, inode: string): string {
-    const temporary = temporaryPath(this.#instance.queueDirectory, log, this.#run.run, number);
+    const temporary = temporaryPath(this.#instance, log, this.#run.run, number);
     const path = this.#path(log, id);
     this.#makeDirectory(dirname(path));
     try {
@@ -230,7 +212,7 @@ export class Placer {
 }
 
 /** Where Postfix looks for a file of this name in this directory. */
-export function queueFilePath(instance: PostfixInstance, directory: QueueName | LogKind, id: string): string {
+export function queueFilePath(instance: SpoolPlace, directory: QueueName | LogKind, id: string): string {
   const hashed = instance.hashQueues.includes(directory) ? hashDirectories(id, instance.hashDepth) : [];
   return join(instance.queueDirectory, directory, ...hashed, id);
 }
@@ -266,17 +248,17 @@ function syncFile(path: string): void {
  */
 export type Found = "waiting" | "placed" | "unknown";
 
-export function lookFor(queueDirectory: string, run: string, staged: StagedMessage): Found {
-  const path = temporaryPath(queueDirectory, "hold", run, staged.number);
+export function lookFor(instance: SpoolPlace, run: string, staged: StagedMessage): Found {
+  const path = temporaryPath(instance, "message", run, staged.number);
   const stat = lstatSync(path, { bigint: true, throwIfNoEntry: false });
   if (stat === undefined || String(stat.ino) !== staged.inode || stat.nlink > 1n) return "placed";
   return String(stat.ctimeNs) === staged.changed ? "waiting" : "unknown";
 }
 
 /** Drop the temporary names of a message that has its own. */
-export function dropTemporaries(queueDirectory: string, run: string, staged: StagedMessage): void {
-  for (const directory of waitingRooms) {
-    const path = temporaryPath(queueDirectory, directory, run, staged.number);
+export function dropTemporaries(instance: SpoolPlace, run: string, staged: StagedMessage): void {
+  for (const file of ["message", ...logKinds] as const) {
+    const path = temporaryPath(instance, file, run, staged.number);
     if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) unlinkSync(path);
   }
 }

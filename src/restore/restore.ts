@@ -5,14 +5,7 @@ import type { PostfixInstance } from "../postfix/instance.ts";
 import { entryKey, type Manifest, type MessageEntry } from "../snapshot/manifest.ts";
 import type { Clock } from "../system/clock.ts";
 import { RunJournal, type RunMessage, type RunRecord, type RunStart, toStagedMessage } from "./journal.ts";
-import {
-  type PlacedMessage,
-  type Placement,
-  Placer,
-  removeEmptyDirectories,
-  sweepTemporaries,
-  type Work,
-} from "./place.ts";
+import { type PlacedMessage, type Placement, Placer, sweepTemporaries, type Work } from "./place.ts";
 import { type PlannedMessage, planRestore, type RestoreChoice, type RestorePlan } from "./plan.ts";
 import { type PlacementProof, provePlaced } from "./prove.ts";
 import type { MessageProblem, RestoreEvent, RestoreReport } from "./report.ts";
@@ -84,7 +77,7 @@ async function restoreLocked(job: RestoreJob, manifest: Manifest): Promise<Resto
   await makeQueueDirectories(instance);
   const guard = await guardMaster(instance);
   try {
-    sweepLitter(remains.litter, instance.queueDirectory, clock.now());
+    sweepLitter(remains.litter, instance, clock.now());
     return remains.unfinished === undefined
       ? await restoreAnew(job, plan, remains, guard)
       : await finish(job, plan, remains.unfinished, manifest, guard);
@@ -167,17 +160,15 @@ async function finish(
   const byKey = new Map(manifest.messages.map((message) => [entryKey(message), message]));
   const work = record.messages.map((message) => ({ message, entry: known(byKey.get(message.key), record) }));
   const journal = RunJournal.reopen(record);
+  const rest = restOf(job.instance, record, work, journal);
+  recordHolds(job, journal.run, rest.toPlace); // again: what is in doubt now was not to be held before
   const staged = new Set(record.staged.map(({ number }) => number));
   const unproven = work.flatMap(({ message, entry }) =>
     staged.has(message.number)
       ? []
       : [{ queueId: entry.queueId, problem: "it could not be proven when it was staged" }],
   );
-  return placeRest(
-    job,
-    { journal, plan, guard, unproven, warnings: plan.warnings },
-    restOf(job.instance, record, work, journal),
-  );
+  return placeRest(job, { journal, plan, guard, unproven, warnings: plan.warnings }, rest);
 }
 
 function known(entry: MessageEntry | undefined, record: RunRecord): MessageEntry {
@@ -206,7 +197,7 @@ async function stageOrSweep(job: RestoreJob, journal: RunJournal, work: readonly
   try {
     return await stageMessages(job, journal.run, work);
   } catch (error) {
-    sweepTemporaries(job.instance.queueDirectory, journal.run);
+    sweepTemporaries(job.instance, journal.run);
     journal.end("abandoned", job.clock.now());
     throw error;
   }
@@ -263,7 +254,6 @@ async function placeRest(job: RestoreJob, placing: Placing, rest: Rest): Promise
   journal.visible();
   placed.push(...live.map((placement) => placer.place(placement)));
   placer.sync();
-  removeEmptyDirectories(job.instance.queueDirectory);
   job.report?.({ type: "step", step: "check", messages: placed.length });
   const proof = await provePlaced(job.instance, placed, rest.placed);
   guard.check();

@@ -1,8 +1,10 @@
 import { lstatSync } from "node:fs";
 import { OperatorError } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
+import { bufferSource, readQueueFile } from "../postfix/queue-file.ts";
 import { locate } from "../postfix/spool.ts";
-import { onHoldInDoubt, RunJournal, type RunRecord, readRuns } from "./journal.ts";
+import { readRegularFile } from "../system/files.ts";
+import { type Doubt, onHoldInDoubt, RunJournal, type RunRecord, readRuns } from "./journal.ts";
 import {
   dropTemporaries,
   lookFor,
@@ -10,6 +12,7 @@ import {
   type Placement,
   queueFilePath,
   sweepTemporaries,
+  temporaryPath,
   type Work,
 } from "./place.ts";
 import type { RestorePlan } from "./plan.ts";
@@ -60,9 +63,9 @@ export function refuseOtherRun(unfinished: RunRecord, plan: Pick<RestorePlan, "s
 }
 
 /** Remove what runs left that never came to placing, and close their journals. */
-export function sweepLitter(litter: readonly RunRecord[], queueDirectory: string, nowMs: number): void {
+export function sweepLitter(litter: readonly RunRecord[], instance: PostfixInstance, nowMs: number): void {
   for (const record of litter) {
-    sweepTemporaries(queueDirectory, record.run);
+    sweepTemporaries(instance, record.run);
     RunJournal.reopen(record).end("abandoned", nowMs);
   }
 }
@@ -88,25 +91,44 @@ export function restOf(instance: PostfixInstance, record: RunRecord, work: reado
     const own = work[staged.number];
     if (own === undefined) continue;
     const placement = { ...staged, ...own };
-    const found = lookFor(instance.queueDirectory, record.run, staged);
+    const found = lookFor(instance, record.run, staged);
     if (found === "waiting") {
       toPlace.push(placement);
     } else if (found === "placed") {
-      dropTemporaries(instance.queueDirectory, record.run, staged);
+      dropTemporaries(instance, record.run, staged);
       const { message, inQueue } = find(instance, placement);
       (inQueue ? placed : left).push(message);
     } else if (own.message.queue === "maildrop") {
-      dropTemporaries(instance.queueDirectory, record.run, staged);
+      dropTemporaries(instance, record.run, staged);
       dropped.push(placement);
     } else {
-      journal.doubted(staged.number, doubt);
-      toPlace.push({ ...placement, message: { ...own.message, ...onHoldInDoubt(doubt) } });
+      const doubt = doubtOf(temporaryPath(instance, "message", record.run, staged.number), own);
+      if (doubt.recipients.length === 0) {
+        dropTemporaries(instance, record.run, staged);
+        left.push(find(instance, placement).message);
+      } else {
+        journal.doubted(staged.number, doubt);
+        toPlace.push({ ...placement, message: { ...own.message, ...onHoldInDoubt(doubt) } });
+      }
     }
   }
   return { toPlace, placed, left, dropped };
 }
 
-const doubt = "the restore was interrupted while it was placed, and Postfix may have delivered it since";
+/**
+ * What the marks say of a message whose other name is gone: the file is the one Postfix had, and agents mark a recipient
+ * in it before the queue manager removes it. With all of them marked it was delivered.
+ */
+function doubtOf(path: string, { message }: Work): Doubt {
+  const { stat, bytes } = readRegularFile(path);
+  const facts = readQueueFile(bufferSource(bytes));
+  return {
+    inDoubt: "the restore was interrupted while it was placed, and Postfix may have delivered it since",
+    mode: stat.mode & 0o7777,
+    mtime: stat.mtimeMs / 1000,
+    recipients: message.recipients.filter((index) => facts.recipients[index]?.done !== true),
+  };
+}
 
 function find(instance: PostfixInstance, placement: Placement): { message: PlacedMessage; inQueue: boolean } {
   const { message, entry, id, inode } = placement;

@@ -2,7 +2,7 @@ import type { PackReader } from "../pack/pack-pool.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { idForInode } from "../postfix/queue-id.ts";
 import { run as runProgram } from "../system/exec.ts";
-import { makeTemporaryDirectories, type Placement, temporaryPath, type Work } from "./place.ts";
+import { makeWaitingRooms, type Placement, temporaryPath, type Work } from "./place.ts";
 import { proveMessage } from "./prove.ts";
 import type { MessageProblem, RestoreEvent } from "./report.ts";
 import type { RestoreSource } from "./source.ts";
@@ -29,7 +29,7 @@ export interface StagedMessages {
 export async function stageMessages(job: StageJob, run: string, work: readonly Work[]): Promise<StagedMessages> {
   const { instance, report } = job;
   const files = work.flatMap((one, index) => filesOf(instance, run, one).map((file) => ({ ...file, work: index })));
-  makeTemporaryDirectories(instance, work.length);
+  makeWaitingRooms(instance, work.length);
   report?.({ type: "step", step: "stage", messages: work.length });
   const proofs = await stageAndProve(job, run, work, files);
   report?.({ type: "step", step: "sync", messages: work.length });
@@ -50,7 +50,6 @@ async function stageAndProve(
   work: readonly Work[],
   files: readonly (StageFile & { readonly work: number })[],
 ): Promise<Proof[]> {
-  const { queueDirectory } = job.instance;
   const proofs = work.map((): Proof => ({ inodes: [], problem: "it was not staged", changed: 0n }));
   const firstFiles = firstFileOfEach(files);
   const source = { ...job.source, reader: job.reader, processors: job.processors, signal: job.signal };
@@ -60,7 +59,7 @@ async function stageAndProve(
     const [one, proof, first = 0] = [work[number], proofs[number], firstFiles[number]];
     if (one === undefined || proof === undefined) return;
     proof.inodes[index - first] = inode;
-    if (index === first) Object.assign(proof, proveMessage(temporaryPath(queueDirectory, "hold", run, number), one));
+    if (index === first) Object.assign(proof, proveMessage(temporaryPath(job.instance, "message", run, number), one));
     if (++done % 1000 === 0) job.report?.({ type: "staged", done, total: files.length });
   });
   return proofs;
@@ -89,17 +88,17 @@ function sorted(instance: PostfixInstance, work: readonly Work[], proofs: readon
 
 /** The message first, then its logs; `proveAll` counts on the order. */
 function filesOf(instance: PostfixInstance, run: string, { message, entry }: Work): StageFile[] {
-  const { queueDirectory, ownerUid, ownerGid } = instance;
+  const { ownerUid, ownerGid } = instance;
   const logs = entry.logs.map((log) => ({
     stored: log,
-    path: temporaryPath(queueDirectory, log.log, run, message.number),
+    path: temporaryPath(instance, log.log, run, message.number),
     mode: log.mode & 0o777,
     uid: ownerUid,
     gid: ownerGid,
     mtime: log.mtime,
   }));
   const { uid, gid, mode, mtime } = message;
-  const path = temporaryPath(queueDirectory, "hold", run, message.number);
+  const path = temporaryPath(instance, "message", run, message.number);
   return [{ stored: entry.file, path, mode, uid, gid, mtime }, ...logs];
 }
 

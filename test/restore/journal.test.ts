@@ -60,11 +60,14 @@ describe("the journal of a restore", () => {
     journal.planned(messages);
     journal.placing(staged);
     journal.renamed(1, "7E48D1");
-    journal.doubted(0, "who knows");
+    journal.doubted(0, { inDoubt: "who knows", mode: 0o740, mtime: noon + 1, recipients: [2] });
     journal.close();
     const [run] = readRuns(state);
     expect(run?.staged[1]).toEqual({ ...staged[1], id: "7E48D1" });
-    expect(run?.messages[0]).toEqual({ ...messages[0], queue: "hold", role: "restore", inDoubt: "who knows" });
+    expect(run?.messages[0]).toEqual({
+      ...messages[0],
+      ...{ queue: "hold", role: "restore", inDoubt: "who knows", mode: 0o740, mtime: noon + 1, recipients: [2] },
+    });
   });
 
   test("takes a torn last line for what it is: never begun", () => {

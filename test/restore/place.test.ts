@@ -15,7 +15,7 @@ import { idForInode, isQueueId, nextMicrosecond } from "../../src/postfix/queue-
 import {
   dropTemporaries,
   lookFor,
-  makeTemporaryDirectories,
+  makeWaitingRooms,
   type Placement,
   Placer,
   sweepTemporaries,
@@ -54,13 +54,13 @@ describe("placing a staged message", () => {
       maximalQueueLifetimeS: 1,
       bounceQueueLifetimeS: 1,
     };
-    makeTemporaryDirectories(instance, 3);
+    makeWaitingRooms(instance, 3);
   });
   afterEach(() => destroyScratch(root));
 
   function stage(number = 0): Placement {
-    const path = temporaryPath(instance.queueDirectory, "hold", run, number);
-    const log = temporaryPath(instance.queueDirectory, "defer", run, number);
+    const path = temporaryPath(instance, "message", run, number);
+    const log = temporaryPath(instance, "defer", run, number);
     writeFileSync(path, `message ${number}`);
     writeFileSync(log, `log ${number}`);
     const { ino, ctimeNs } = statSync(path, { bigint: true });
@@ -129,15 +129,15 @@ describe("placing a staged message", () => {
   });
 
   test("finds what a killed run left of a message, whichever system call was its last", () => {
-    const look = (staged: Placement) => lookFor(instance.queueDirectory, run, staged);
-    const temporary = (number: number) => temporaryPath(instance.queueDirectory, "hold", run, number);
+    const look = (staged: Placement) => lookFor(instance, run, staged);
+    const temporary = (number: number) => temporaryPath(instance, "message", run, number);
     const waiting = stage(0);
     expect(look(waiting)).toBe("waiting");
 
     const linked = stage(1);
     linkSync(temporary(1), join(instance.queueDirectory, "deferred", linked.id));
     expect(look(linked)).toBe("placed");
-    dropTemporaries(instance.queueDirectory, run, linked);
+    dropTemporaries(instance, run, linked);
     expect(look(linked)).toBe("placed");
     expect(read("deferred", linked.id)).toBe("message 1");
 
@@ -149,10 +149,10 @@ describe("placing a staged message", () => {
 
   test("sweeps what is left of one run and nothing else", () => {
     stage(0);
-    const other = temporaryPath(instance.queueDirectory, "hold", "20261124T120000-76543210", 0);
+    const other = temporaryPath(instance, "message", "20261124T120000-76543210", 0);
     writeFileSync(other, "of another run");
     writeFileSync(join(instance.queueDirectory, "hold", "7E48C16210F"), "mail");
-    sweepTemporaries(instance.queueDirectory, run);
+    sweepTemporaries(instance, run);
     expect(temporaries()).toHaveLength(1);
     expect(read("hold", "7E48C16210F")).toBe("mail");
     expect(existsSync(other)).toBe(true);
