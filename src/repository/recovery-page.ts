@@ -114,7 +114,7 @@ cd "$REPOSITORY" || exit 1
 list() {
   find snapshots -type f ! -name '.*' -exec awk '
     function field(name,   v) { v = $0; sub(".*\"" name "\":\"?", "", v); sub(/[",}].*/, "", v); return v }
-    FNR == 1 && /^{"format":1,"type":"snapshot",/ { print field("time"), field("host"), field("total"), FILENAME }' {} + | sort
+    FNR == 1 && /^[{]"format":1,"type":"snapshot",/ { print field("time"), field("host"), field("total"), FILENAME }' {} + | sort
 }
 
 # The ids of the record's "parts" or "packs", in its order.
@@ -192,7 +192,7 @@ config() {
     }
     function word(text,   n, i, part, out) { n = split(text, part, quote); out = part[1]; for (i = 2; i <= n; i++) out = out quote "\\" quote quote part[i]; return " " quote out quote }
     {
-      split($2, key, "/"); target = $11; sub(/.*"target":/, "", target); sub(/}$/, "", target)
+      split($2, key, "/"); target = $11; sub(/.*"target":/, "", target); sub(/[}]$/, "", target)
       if (target == "null") target = ""; else { target = substr(target, 2, length(target) - 2); gsub(/\\"/, "\"", target); gsub(/\\\\/, "\\", target) }
       path = plain($3); sub(/^\/+/, "", path)
       print "put" word(key[1] "/" key[2] "/" path) word($10) word($7) word(plain($5)) word($6) word(target) word($4)
@@ -261,8 +261,10 @@ spool() {
   sh "$todo/touch" || exit 1
   [ ! -s "$todo/doubtful" ] || xargs ls -i <"$todo/doubtful" >"$todo/inodes"
   sync
-  [ -n "$CONFIG" ] || { echo "now let Postfix repair the names: postsuper -s, until it says nothing"; return; }
+  [ -n "$CONFIG" ] || { echo "now let Postfix repair the names: postsuper -s, until it says nothing; then take #FIX off the names in trace"; return; }
   for try in 1 2 3 4 5; do said=$(postsuper -c "$CONFIG" -s 2>&1); [ -n "$said" ] || break; echo "$said"; done
+  # postsuper renames a trace log in two steps and leaves out the second.
+  find trace -name '*#FIX' | while read -r log; do mv "$log" "$(echo "$log" | sed 's/#FIX$//')"; done
   find hold -type f -exec ls -i {} + | awk 'NR == FNR { doubtful[$1] = 1; next } $1 in doubtful { sub(/.*\//, "", $2); print $2 }' "$todo/inodes" - >"$WORK/in-doubt.ids"
   postfix -c "$CONFIG" check
   echo "$(wc -l <"$WORK/in-doubt.ids") on hold because they may have been delivered already: $WORK/in-doubt.ids"
