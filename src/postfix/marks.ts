@@ -1,0 +1,33 @@
+import { closeSync, constants, fstatSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
+import { OperatorError } from "../errors.ts";
+import { descriptorSource, readQueueFile } from "./queue-file.ts";
+
+/**
+ * Mark recipients of a queue file as done, as delivery agents do (`deliver_completed.c`): the type byte of their records
+ * turns from `R` to `D`, nothing else changes. For files no daemon sees (a temporary name) or that are on hold with no
+ * lock on them. The file's time becomes now; synced.
+ *
+ * @param indexes into the recipients as `readQueueFile` gives them; one that is done already stays so
+ * @throws QueueFileDamaged, or OperatorError `damaged` when the file has no such recipient
+ */
+export function markDone(path: string, indexes: readonly number[]): void {
+  const fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
+  try {
+    const { recipients } = readQueueFile(descriptorSource(fd, fstatSync(fd).size));
+    for (const index of indexes) {
+      const recipient = recipients[index];
+      if (recipient === undefined) throw new OperatorError("damaged", `${path} has no recipient number ${index + 1}`);
+      if (!recipient.done) mark(fd, path, recipient.offset);
+    }
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function mark(fd: number, path: string, offset: number): void {
+  const type = Buffer.alloc(1);
+  readSync(fd, type, 0, 1, offset);
+  if (type.toString() !== "R") throw new OperatorError("damaged", `${path} has no recipient record at byte ${offset}`);
+  writeSync(fd, "D", offset);
+}
