@@ -1,5 +1,5 @@
 import { OperatorError } from "../errors.ts";
-import type { Repository, SignedSnapshot } from "../repository/repository.ts";
+import type { DamagedRecord, Repository, SignedSnapshot } from "../repository/repository.ts";
 import { selectSnapshot } from "../snapshot/select.ts";
 import type { Context } from "./context.ts";
 
@@ -9,15 +9,26 @@ import type { Context } from "./context.ts";
  * @throws OperatorError `usage` or `failed` when it means none or several
  */
 export async function chooseSnapshot(context: Context, repository: Repository, spec: string): Promise<SignedSnapshot> {
-  const { snapshots } = await readableSnapshots(context, repository);
+  const { snapshots, damaged } = await readableSnapshots(context, repository);
+  refuseDamaged(spec, snapshots, damaged);
   return selectSnapshot(spec, snapshots, { host: context.globals.host, ownHost: await ownHost(context, snapshots) });
+}
+
+/** What was asked for is there and can't be used, which is something else than not being there. */
+function refuseDamaged(spec: string, readable: readonly SignedSnapshot[], damaged: readonly DamagedRecord[]): void {
+  const asked = (id: string) => id.startsWith(spec.toLowerCase());
+  if (readable.some(({ id }) => asked(id))) return;
+  const meant = damaged.find(({ ref }) => readable.length === 0 || asked(ref.id));
+  if (meant !== undefined) throw meant.error;
 }
 
 /** Every snapshot whose record can be read. Of the others there is a warning each: `latest` may not be what it seems. */
 export async function readableSnapshots(context: Context, repository: Repository) {
   const { signal, render } = context;
   const found = await repository.loadReadable(await repository.snapshotRefs(signal), signal);
-  for (const { message, hints } of found.damaged) {
+  for (const {
+    error: { message, hints },
+  } of found.damaged) {
     render.line({ type: "damaged", message, hints });
     render.warn(message);
   }

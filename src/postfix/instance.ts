@@ -1,5 +1,5 @@
 import { resolve } from "node:path";
-import { OperatorError } from "../errors.ts";
+import { errnoOf, OperatorError } from "../errors.ts";
 import { run } from "../system/exec.ts";
 
 /** One Postfix as main.cf describes it, whether it is running or not. */
@@ -108,8 +108,9 @@ type Parameter = (typeof parameters)[number];
 async function listedInstances(): Promise<string[]> {
   // postmulti(1) speaks for all instances and refuses a MAIL_CONFIG that names one of them.
   const { stdout } = await run("postmulti", ["-l"], { env: { MAIL_CONFIG: undefined } }).catch((cause) => {
+    if (isMissing(cause)) throw noPostfix(cause);
     throw new OperatorError("config", "postmulti can't list the Postfix instances of this host", {
-      hints: ["install Postfix, or name its directories: [postfix] config_directories"],
+      hints: ["look at what it says: postmulti -l", "or name their directories: [postfix] config_directories"],
       cause,
     });
   });
@@ -118,10 +119,7 @@ async function listedInstances(): Promise<string[]> {
 
 async function parametersOf(configDirectory: string): Promise<Map<string, string>> {
   const { stdout } = await run("postconf", ["-c", configDirectory, "-x", ...parameters]).catch((cause) => {
-    throw new OperatorError("config", `postconf can't read the Postfix configuration in ${configDirectory}`, {
-      hints: [`look at what it says: postconf -c ${configDirectory} -n`],
-      cause,
-    });
+    throw isMissing(cause) ? noPostfix(cause) : unreadable(configDirectory, cause);
   });
   const values = new Map<string, string>();
   for (const line of stdout.toString("utf8").split("\n")) {
@@ -132,6 +130,28 @@ async function parametersOf(configDirectory: string): Promise<Map<string, string
   if (missing.length === 0) return values;
   throw new OperatorError("config", `postconf says nothing of ${missing.join(", ")} in ${configDirectory}`, {
     hints: ["check that this is Postfix 3.7 or newer: postconf mail_version"],
+  });
+}
+
+/** Whether a program that could not be started is not installed. */
+function isMissing(failure: unknown): boolean {
+  return failure instanceof OperatorError && errnoOf(failure.cause) === "ENOENT";
+}
+
+function noPostfix(cause: unknown): OperatorError {
+  return new OperatorError("config", "Postfix is not installed here: its programs are missing", {
+    hints: [
+      "install Postfix (Debian: apt-get install postfix)",
+      "without it: snapshots, ls, show, verify and restore --to",
+    ],
+    cause,
+  });
+}
+
+function unreadable(configDirectory: string, cause: unknown): OperatorError {
+  return new OperatorError("config", `postconf can't read the Postfix configuration in ${configDirectory}`, {
+    hints: [`look at what it says: postconf -c ${configDirectory} -n`],
+    cause,
   });
 }
 

@@ -38,6 +38,13 @@ export interface SnapshotRef extends RecordPlace {
   readonly key: string;
 }
 
+/** A record that is there and can't be used. */
+export interface DamagedRecord {
+  readonly ref: RecordPlace;
+  /** Kind `damaged`. */
+  readonly error: OperatorError;
+}
+
 export interface RepositoryOptions {
   /** Where records already read may be kept (below a directory named by the repository's id); undefined: nowhere. */
   readonly cacheDirectory?: string | undefined;
@@ -114,16 +121,16 @@ export class Repository {
   async loadReadable(
     refs: readonly RecordPlace[],
     signal?: AbortSignal,
-  ): Promise<{ readonly snapshots: SignedSnapshot[]; readonly damaged: OperatorError[] }> {
+  ): Promise<{ readonly snapshots: SignedSnapshot[]; readonly damaged: DamagedRecord[] }> {
     const loaded = await mapConcurrently(refs, 8, (ref) =>
-      this.load(ref, signal).catch((error): OperatorError => {
-        if (error instanceof OperatorError && error.kind === "damaged") return error;
+      this.load(ref, signal).catch((error): DamagedRecord => {
+        if (error instanceof OperatorError && error.kind === "damaged") return { ref, error };
         throw error;
       }),
     );
     return {
       snapshots: loaded.filter((each) => "snapshot" in each),
-      damaged: loaded.filter((each) => each instanceof OperatorError),
+      damaged: loaded.filter((each) => "error" in each),
     };
   }
 

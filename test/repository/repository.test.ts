@@ -224,7 +224,7 @@ describe("snapshots", () => {
     expect((await failure(fresh.loadAll(refs))).kind).toBe("damaged");
     const { snapshots, damaged } = await fresh.loadReadable(refs);
     expect(snapshots.map(({ id }) => id)).toEqual([second.id]);
-    expect(damaged.map(({ message }) => message)).toEqual([expect.stringContaining(refs[0]?.key ?? "")]);
+    expect(damaged).toMatchObject([{ ref: refs[0], error: { message: expect.stringContaining(refs[0]?.key ?? "") } }]);
     rmSync(root, { recursive: true });
     expect((await failure(fresh.loadReadable(refs))).kind).toBe("no-repository");
   });

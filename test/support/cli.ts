@@ -11,6 +11,8 @@ export interface CliOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
   readonly input?: string;
+  /** A program with its arguments that the command is run under, such as `setpriv` or `unshare`. */
+  readonly under?: readonly string[];
   /** It is killed after this; default 60 s. */
   readonly timeoutMs?: number;
   /** Called once it runs; what it does to the process (a signal, closing its output) is the test's business. */
@@ -29,7 +31,8 @@ export interface CliResult {
 
 /** Run the built command, building it first where its sources have changed, and wait for its end. */
 export async function spoolsafe(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
-  const child = spawn(process.execPath, [join(builtProgram(), "spoolsafe.js"), ...args], {
+  const command = [...(options.under ?? []), process.execPath, join(builtProgram(), "spoolsafe.js"), ...args];
+  const child = spawn(command[0] ?? "", command.slice(1), {
     cwd: options.cwd ?? root,
     env: { ...cleanEnvironment(), ...options.env },
     stdio: ["pipe", "pipe", "pipe"],

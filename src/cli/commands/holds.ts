@@ -20,6 +20,7 @@ export async function list(context: Context): Promise<number> {
 
 /** Exit 3 when something stays on hold because of us. */
 export async function release(context: Context): Promise<number> {
+  requireRoot();
   const { render } = context;
   const recovered: HoldRecovery[] = [];
   for (const instance of await context.instances()) recovered.push(...(await recoverLocked(context, instance)));
@@ -40,6 +41,13 @@ export async function release(context: Context): Promise<number> {
   render.summary({ released, stillHeld, longestMs });
   render.text(`released ${released} messages that an interrupted backup had left on hold`);
   return stillHeld > 0 ? 3 : 0;
+}
+
+function requireRoot(): void {
+  if (process.getuid?.() === 0) return;
+  throw new OperatorError("refused", "only root can release mail", {
+    hints: ["run it as root: sudo spoolsafe holds release"],
+  });
 }
 
 async function recoverLocked(context: Context, instance: PostfixInstance): Promise<HoldRecovery[]> {

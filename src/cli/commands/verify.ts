@@ -141,9 +141,26 @@ function tell({ render }: Context, { level, snapshots, packs, messages, damaged 
     render.warn(printable([...where.filter((part) => part !== ""), what].join(", ")));
   }
   if (damaged.length > shown) render.warn(`and ${damaged.length - shown} more: --json lists them all`);
-  render.summary({ level, snapshots, packs, messages, damaged });
+  const hints = hintsFor(damaged);
+  render.summary({ level, snapshots, packs, messages, damaged, hints });
   const verdict =
     damaged.length === 0 ? render.colour("green", "nothing wrong") : render.colour("red", `${damaged.length} findings`);
   render.text(`${level}: ${snapshots} snapshots, ${packs} packs, ${messages} messages: ${verdict}`);
+  for (const hint of hints) render.note(hint);
   return damaged.length === 0 ? 0 : 13;
+}
+
+/** Next steps. */
+function hintsFor(damaged: readonly Damage[]): readonly string[] {
+  if (damaged.length === 0) return [];
+  const about = (kind: string) => damaged.some(({ object }) => object?.startsWith(kind));
+  return [
+    ...(about("packs/") || about("parts/")
+      ? [
+          "a backup goes on using what is stored: move the damaged objects out of the repository, then run spoolsafe backup, which stores anew what it misses",
+        ]
+      : []),
+    ...(about("snapshots/") ? ["a key of a host you know is trusted with: spoolsafe key add FILE.pub"] : []),
+    "spoolsafe verify --all tells which snapshots are whole: restore one of those",
+  ];
 }
