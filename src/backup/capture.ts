@@ -5,6 +5,7 @@ import { type LockTable, readLocks } from "../postfix/locks.ts";
 import { isComplete, type QueueName } from "../postfix/queue.ts";
 import { listQueue, locate, type SpoolFile } from "../postfix/spool.ts";
 import type { HoldRole, LogEntry } from "../snapshot/manifest.ts";
+import { LogPlaces } from "./log-places.ts";
 import { type ReadMessage, type ReadOutcome, readMessage } from "./read-message.ts";
 
 /** Takes the bytes of captured files; what it already has it does not need again. */
@@ -83,6 +84,7 @@ export class Capture {
   readonly messages = new Map<string, CapturedMessage>();
   readonly damaged: DamagedMessage[] = [];
   readonly problems: CaptureProblem[] = [];
+  readonly #logs: LogPlaces;
   readonly #maildrop = new Map<string, CapturedMessage>();
   /** `spoolKey` of what is damaged, and of all that was looked for. */
   readonly #damagedKeys = new Set<string>();
@@ -96,6 +98,7 @@ export class Capture {
 
   constructor(context: CaptureContext) {
     this.context = context;
+    this.#logs = new LogPlaces(context.instance);
   }
 
   /** Messages on hold because a run of ours could not release them: they count as deferred, where they will be again. */
@@ -162,9 +165,8 @@ export class Capture {
   #read(file: SpoolFile, cameFrom?: QueueName): CapturedMessage | "slipped" | undefined {
     if (this.has(file)) return undefined;
     this.#sought.set(spoolKey(file), file);
-    const { instance } = this.context;
     for (const at of this.#places(file)) {
-      const read = readMessage(instance.queueDirectory, at.path, at.id, keepInMemory);
+      const read = readMessage(this.#logs, at.path, at.id, keepInMemory);
       if (read.outcome === "moved") continue;
       if (read.outcome === "incomplete") return undefined;
       if (read.outcome === "damaged") {
@@ -276,7 +278,7 @@ export class Capture {
         } finally {
           closeSync(fd);
         }
-        const read = readMessage(instance.queueDirectory, at.path, at.id, 0);
+        const read = readMessage(this.#logs, at.path, at.id, 0);
         if (read.outcome !== "read" || captured === undefined) continue;
         digest = read.digest;
         for (const log of read.logs) await keeper.add(log.digest, log.bytes);

@@ -1,6 +1,6 @@
 import { closeSync, lstatSync, openSync } from "node:fs";
 import { HoldJournal, postsuperOutput } from "../holds/journal.ts";
-import { heldPath, keepRetryTimes, releaseHeld, wakeDeferred } from "../holds/recover.ts";
+import { heldFile, keepRetryTimes, releaseHeld, wakeDeferred } from "../holds/recover.ts";
 import { hold, masterState, qmgrPid, reload, waitForNewQmgr } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { type LockTable, readLocks } from "../postfix/locks.ts";
@@ -190,11 +190,10 @@ function readHeld(
   cameFrom: QueueName,
   locks: LockTable,
 ): void {
-  const path = heldPath(instance, id);
-  const stat = path === undefined ? undefined : lstatSync(path, { throwIfNoEntry: false });
+  const file = heldFile(instance, id);
   // Being delivered at this moment: the walk reads it in place, where its marks are followed.
-  if (path === undefined || stat === undefined || locks.has(stat.dev, stat.ino)) return;
-  capture.held({ queue: "hold", id, path }, cameFrom, locks);
+  if (file === undefined || locks.has(file.stat.dev, file.stat.ino)) return;
+  capture.held({ queue: "hold", id, path: file.path }, cameFrom, locks);
 }
 
 function overLimit(context: HoldContext, messages: number, ms: number): CaptureProblem {
@@ -276,11 +275,10 @@ async function readFrozen(
     for (const id of waiting) {
       signal?.throwIfAborted();
       if (clock.monotonic() > until) return;
-      const path = heldPath(instance, id);
-      if (path === undefined) continue;
-      const stat = lstatSync(path, { throwIfNoEntry: false });
-      if (stat !== undefined && locks.has(stat.dev, stat.ino) && !last) locked.push(id);
-      else capture.held({ queue: "hold", id, path }, frozen.get(id)?.queue ?? "deferred", locks);
+      const file = heldFile(instance, id);
+      if (file === undefined) continue;
+      if (locks.has(file.stat.dev, file.stat.ino) && !last) locked.push(id);
+      else capture.held({ queue: "hold", id, path: file.path }, frozen.get(id)?.queue ?? "deferred", locks);
       if (capture.pendingBytes > batchBytes) await capture.flush();
     }
     waiting = locked;

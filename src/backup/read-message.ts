@@ -3,9 +3,9 @@ import { errnoOf } from "../errors.ts";
 import type { MessageFacts } from "../postfix/message.ts";
 import { isComplete, type LogKind, logKinds } from "../postfix/queue.ts";
 import { bufferSource, descriptorSource, QueueFileDamaged, readQueueFile } from "../postfix/queue-file.ts";
-import { locateLog } from "../postfix/spool.ts";
 import { digestOf, digestOfDescriptor, type FileDigest } from "../system/digest.ts";
 import { readDescriptor, readRegularFile } from "../system/files.ts";
+import type { LogPlaces } from "./log-places.ts";
 
 /** A log of a message as read: small, so always in memory. */
 export interface ReadLog {
@@ -56,7 +56,7 @@ const attempts = 8;
  * @param keepInMemory bytes; a larger file is digested and parsed through its descriptor only
  * @throws for system calls that fail in any other way than by the file's being gone
  */
-export function readMessage(queueDirectory: string, path: string, id: string, keepInMemory: number): ReadOutcome {
+export function readMessage(places: LogPlaces, path: string, id: string, keepInMemory: number): ReadOutcome {
   const fd = openMessage(path);
   if (fd === undefined) return { outcome: "moved" };
   try {
@@ -64,8 +64,8 @@ export function readMessage(queueDirectory: string, path: string, id: string, ke
     for (let attempt = 0; attempt < attempts; attempt++) {
       const read = readOnce(fd, keepInMemory);
       if (read.outcome !== "read") return read;
-      const logs = readLogs(queueDirectory, id);
-      const settled = sameFile(read.stat, fstatSync(fd)) && logsUnchanged(queueDirectory, id, logs);
+      const logs = readLogs(places, id);
+      const settled = sameFile(read.stat, fstatSync(fd)) && logsUnchanged(places, id, logs);
       last = { ...read, logs: logs.map(({ stat: _stat, path: _path, ...log }) => log), settled };
       if (settled) return last;
     }
@@ -105,34 +105,36 @@ interface LogOnDisk extends ReadLog {
   readonly stat: Stats;
 }
 
-function readLogs(queueDirectory: string, id: string): LogOnDisk[] {
-  return logKinds.flatMap((log) => {
-    const path = locateLog(queueDirectory, log, id);
-    return path === undefined ? [] : (readLog(log, path) ?? []);
-  });
+function readLogs(places: LogPlaces, id: string): LogOnDisk[] {
+  return logKinds.flatMap((log) => readLog(log, places.paths(log, id)) ?? []);
 }
 
-function readLog(log: LogKind, path: string): LogOnDisk | undefined {
-  try {
-    const { stat, bytes } = readRegularFile(path);
-    const { digest } = digestOf(bytes);
-    return { log, path, stat, bytes, digest, mode: stat.mode & 0o7777, mtime: mtimeOf(stat) };
-  } catch (error) {
-    if (errnoOf(error) === "ENOENT") return undefined;
-    throw error;
+function readLog(log: LogKind, paths: readonly string[]): LogOnDisk | undefined {
+  for (const path of paths) {
+    // Most messages have neither bounce nor trace log, and an exception for each costs more than reading one.
+    if (lstatSync(path, { throwIfNoEntry: false }) === undefined) continue;
+    try {
+      const { stat, bytes } = readRegularFile(path);
+      const { digest } = digestOf(bytes);
+      return { log, path, stat, bytes, digest, mode: stat.mode & 0o7777, mtime: mtimeOf(stat) };
+    } catch (error) {
+      if (errnoOf(error) !== "ENOENT") throw error;
+    }
   }
+  return undefined;
 }
 
-function logsUnchanged(queueDirectory: string, id: string, logs: readonly LogOnDisk[]): boolean {
+function logsUnchanged(places: LogPlaces, id: string, logs: readonly LogOnDisk[]): boolean {
   const known = new Map(logs.map((log) => [log.log, log]));
   return logKinds.every((kind) => {
-    const before = known.get(kind);
     // A defer log comes and goes with every attempt and only explains the last one: it settles nothing.
     if (kind === "defer") return true;
-    const path = locateLog(queueDirectory, kind, id);
-    if (path === undefined || before === undefined) return path === before?.path;
-    const now = lstatSync(path, { throwIfNoEntry: false });
-    return now !== undefined && sameFile(before.stat, now);
+    const before = known.get(kind);
+    const paths = before === undefined ? places.paths(kind, id) : [before.path];
+    return paths.every((path) => {
+      const now = lstatSync(path, { throwIfNoEntry: false });
+      return before === undefined ? now === undefined : now !== undefined && sameFile(before.stat, now);
+    });
   });
 }
 

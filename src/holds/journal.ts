@@ -70,6 +70,7 @@ export class HoldJournal {
     const temporary = `${path}.new`;
     const journal = new HoldJournal(path, openSync(temporary, "ax", 0o600));
     journal.#append({ type: "start", bootId: currentBootId(), ...start });
+    fdatasyncSync(journal.#fd);
     // It gets its name with its first line in it: whoever reads journals never meets an empty one.
     linkSync(temporary, path);
     rmSync(temporary);
@@ -81,9 +82,13 @@ export class HoldJournal {
   batch(batch: number, since: string, messages: readonly (readonly [string, number])[]): void {
     this.#open.add(batch);
     this.#append({ type: "batch", batch, since, messages: messages.map(([id, mtime]) => [id, mtime]) });
+    fdatasyncSync(this.#fd);
   }
 
-  /** Every message of the batch is known to be out of hold again. */
+  /**
+   * Every message of the batch is known to be out of hold again. On disk with the next batch or the journal's end: what
+   * postsuper reported tells the same until then.
+   */
   released(batch: number): void {
     this.#append({ type: "released", batch });
     this.#open.delete(batch);
@@ -102,7 +107,6 @@ export class HoldJournal {
 
   #append(line: z.infer<typeof journalLine>): void {
     writeAll(this.#fd, Buffer.from(`${JSON.stringify(line)}\n`));
-    fdatasyncSync(this.#fd);
   }
 }
 

@@ -1,4 +1,4 @@
-import { existsSync, lstatSync, statSync, utimesSync } from "node:fs";
+import { existsSync, statSync, utimesSync } from "node:fs";
 import { uptime } from "node:os";
 import { errnoOf, OperatorError } from "../errors.ts";
 import {
@@ -11,7 +11,7 @@ import {
   waitForNewQmgr,
 } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
-import { locateInQueue } from "../postfix/spool.ts";
+import { type FoundFile, locateInQueue } from "../postfix/spool.ts";
 import type { Clock } from "../system/clock.ts";
 import { writersOf } from "../system/processes.ts";
 import {
@@ -162,7 +162,7 @@ export interface BatchOnHold {
 export function batchOnHold(journal: CaptureJournal, batch: JournalBatch, instance: PostfixInstance): BatchOnHold {
   const said = parsePostsuper(textIfThere(postsuperOutput(journal.path, batch.batch, "hold")) ?? "");
   const released = parsePostsuper(textIfThere(postsuperOutput(journal.path, batch.batch, "release")) ?? "").ids;
-  const reported = without(said.ids, released).filter((id) => heldPath(instance, id) !== undefined);
+  const reported = without(said.ids, released).filter((id) => heldFile(instance, id) !== undefined);
   // Whole: what it did not report it did not hold.
   if (said.count !== undefined) return { ours: reported, unclear: [] };
   const announced = batch.messages.map(([id]) => id);
@@ -187,9 +187,8 @@ interface Moved {
 }
 
 function moved(instance: PostfixInstance, id: string): Moved | undefined {
-  const path = heldPath(instance, id);
-  const stat = path === undefined ? undefined : lstatSync(path, { throwIfNoEntry: false });
-  return stat === undefined ? undefined : { id, at: stat.ctimeMs };
+  const file = heldFile(instance, id);
+  return file === undefined ? undefined : { id, at: file.stat.ctimeMs };
 }
 
 /** The message a killed postsuper had moved and not reported yet, as far as order and time prove it. */
@@ -223,8 +222,8 @@ function bootedAt(): number {
   return Date.now() - uptime() * 1000;
 }
 
-/** Path of a message that is on hold, or undefined. */
-export function heldPath(instance: PostfixInstance, id: string): string | undefined {
+/** The file of a message that is on hold, or undefined. */
+export function heldFile(instance: PostfixInstance, id: string): FoundFile | undefined {
   return locateInQueue(instance, "hold", id);
 }
 
@@ -248,7 +247,7 @@ export async function releaseHeld(
     } catch (error) {
       if (attempt > 1) throw error;
     }
-    left = left.filter((id) => heldPath(instance, id) !== undefined);
+    left = left.filter((id) => heldFile(instance, id) !== undefined);
     if (attempt > 1) break;
   }
   return left;
@@ -287,10 +286,10 @@ export function keepRetryTimes(
   const ours = new Set(ids);
   for (const [id, mtime] of batch.messages) {
     if (!ours.has(id) || mtime * 1000 <= clock.now()) continue;
-    const path = heldPath(instance, id);
-    if (path === undefined) continue;
+    const file = heldFile(instance, id);
+    if (file === undefined || Math.abs(file.stat.mtimeMs / 1000 - mtime) <= 0.001) continue;
     try {
-      if (Math.abs(lstatSync(path).mtimeMs / 1000 - mtime) > 0.001) utimesSync(path, mtime, mtime);
+      utimesSync(file.path, mtime, mtime);
     } catch (error) {
       // Removed or released by an administrator at this moment.
       if (errnoOf(error) !== "ENOENT") throw error;

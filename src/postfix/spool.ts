@@ -1,4 +1,4 @@
-import { type Dirent, lstatSync, readdirSync } from "node:fs";
+import { type Dirent, lstatSync, readdirSync, type Stats } from "node:fs";
 import { join } from "node:path";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { type EvidenceQueue, evidenceQueues, type LogKind, messageQueues, type QueueName } from "./queue.ts";
@@ -63,9 +63,13 @@ export function locate({ queueDirectory, hashDepth }: SpoolPlace, id: string): S
   });
 }
 
-/** The path of an id in one queue, or undefined where it is not. */
-export function locateInQueue({ queueDirectory, hashDepth }: SpoolPlace, queue: QueueName, id: string) {
-  return locateIn(`${queueDirectory}/${queue}`, id, Math.max(usualDepth, hashDepth));
+/** The path of an id in one queue, with what lstat says of it; undefined where it is not. */
+export function locateInQueue(
+  { queueDirectory, hashDepth }: SpoolPlace,
+  queue: QueueName,
+  id: string,
+): FoundFile | undefined {
+  return findIn(`${queueDirectory}/${queue}`, id, Math.max(usualDepth, hashDepth));
 }
 
 /** The path of a message's log of one kind, or undefined where there is none. */
@@ -73,11 +77,21 @@ export function locateLog(queueDirectory: string, log: LogKind, id: string, hash
   return locateIn(`${queueDirectory}/${log}`, id, Math.max(usualDepth, hashDepth));
 }
 
+export interface FoundFile {
+  readonly path: string;
+  readonly stat: Stats;
+}
+
 function locateIn(directory: string, id: string, deepest: number): string | undefined {
+  return findIn(directory, id, deepest)?.path;
+}
+
+function findIn(directory: string, id: string, deepest: number): FoundFile | undefined {
   if (!isQueueId(id)) throw new OperatorError("damaged", `${JSON.stringify(id)} is no queue id`);
   for (let depth = 0; depth <= deepest; depth++) {
-    const path = join(directory, ...hashDirectories(id, depth), id);
-    if (lstatSync(path, { throwIfNoEntry: false })?.isFile()) return path;
+    const path = [directory, ...hashDirectories(id, depth), id].join("/");
+    const stat = lstatSync(path, { throwIfNoEntry: false });
+    if (stat?.isFile()) return { path, stat };
   }
   return undefined;
 }
