@@ -10,13 +10,18 @@ import { type KnownFiles, knownFiles, loadIndex, type StoredIndex, saveIndex } f
 import type { ManifestEntry, StoredFile } from "../snapshot/manifest.ts";
 import type { CaptureMode, MessageCounts, ObjectReference, Snapshot } from "../snapshot/snapshot.ts";
 import type { Clock } from "../system/clock.ts";
+import { makePrivateDirectory } from "../system/files.ts";
 import { type HeldLock, tryLock } from "../system/lock.ts";
 import type { ByteKeeper, CaptureProblem } from "./capture.ts";
 import { entriesOf, type PartPlan, planPart, type Stored } from "./entries.ts";
 import { type CapturedInstance, captureInstance, type InstanceEvent } from "./instance.ts";
 
 /** What the backup tells while it runs; the command line words them. */
-export type BackupEvent = InstanceEvent | { readonly type: "stored"; readonly bytes: number; readonly files: number };
+export type BackupEvent =
+  | InstanceEvent
+  | { readonly type: "stored"; readonly bytes: number; readonly files: number }
+  /** The snapshot is whole; the next backup will be a full one. */
+  | { readonly type: "index-not-saved"; readonly reason: string };
 
 export interface BackupRequest {
   readonly instances: readonly PostfixInstance[];
@@ -67,6 +72,7 @@ export interface BackupReport {
  */
 export async function backup(request: BackupRequest): Promise<BackupReport> {
   const started = request.clock.now();
+  makePrivateDirectory(request.stateDirectory);
   const locks = await lockQueues(request.instances);
   const signal = AbortSignal.any([request.signal, ...locks.map((lock) => lock.lost)]);
   try {
@@ -75,19 +81,24 @@ export async function backup(request: BackupRequest): Promise<BackupReport> {
     const stored = whereStored(store);
     const entries = entriesOf(captured, stored);
     const plan = planPart(entries, request.host, store.index);
-    const part = await storePart(plan, request, signal);
+    const part = await storePart(plan, request, store.pace, signal);
     const snapshot = await describe({ ...request, signal }, { store, captured, entries, plan, part, started });
     const { id, bytes } = await request.repository.commit(snapshot, request.signingKey, signal);
-    saveIndex(request.stateDirectory, store.identity, {
-      parts: snapshot.parts,
-      packs: snapshot.packs,
-      lines: plan.lines,
-    });
+    remember(request, store, { parts: snapshot.parts, packs: snapshot.packs, lines: plan.lines });
     const problems = captured.flatMap((one) => one.problems);
     const durationMs = Math.round(request.clock.now() - started);
     return { id, snapshot, storedBytes: snapshot.storedBytes + bytes, durationMs, problems };
   } finally {
     for (const lock of locks) await lock.release();
+  }
+}
+
+/** The snapshot is there already: that it can't be remembered costs the next backup time and space, and nothing else. */
+function remember({ stateDirectory, report }: BackupRequest, { identity }: Store, index: StoredIndex): void {
+  try {
+    saveIndex(stateDirectory, identity, index);
+  } catch (error) {
+    report({ type: "index-not-saved", reason: error instanceof Error ? error.message : String(error) });
   }
 }
 
@@ -114,6 +125,8 @@ interface Store {
   readonly index: StoredIndex | undefined;
   readonly known: KnownFiles;
   readonly writer: PackWriter;
+  /** Waits before bytes are sent. */
+  readonly pace: (bytes: number) => Promise<void>;
   /** Sizes of the files handed to the writer, by digest. */
   readonly offered: Map<string, number>;
   /** Packs there before this run, with their sizes. */
@@ -130,25 +143,32 @@ async function openStore(request: BackupRequest): Promise<Store> {
   const condemned = await repository.condemned(request.trusted, signal);
   const index = usable(loadIndex(stateDirectory, identity), parts, condemned);
   const written = new Map<string, number>();
+  const pace = pacing(request);
   const writer = new PackWriter({
     recipients,
     processors: request.processors,
     temporaryDirectory: stateDirectory,
     signal,
     store: async (pack) => {
-      await paced(pack.bytes, request);
+      await pace(pack.bytes);
       await repository.putPack(pack.id, pack.body, signal);
       written.set(pack.id, pack.bytes);
       request.report({ type: "stored", bytes: pack.bytes, files: pack.digests.length });
     },
   });
   const known = knownFiles(index, before, condemned);
-  return { identity, index, known, writer, offered: new Map(), before, written };
+  return { identity, index, known, writer, pace, offered: new Map(), before, written };
 }
 
-/** Wait so long before sending that many bytes that the configured rate is kept on average. */
-async function paced(bytes: number, { uploadBytesPerSecond, clock, signal }: BackupRequest): Promise<void> {
-  if (uploadBytesPerSecond !== undefined) await clock.sleep((bytes / uploadBytesPerSecond) * 1000, signal);
+/** Waits one after another, also when several packs are sent at once, so that all of it together keeps the rate. */
+function pacing({ uploadBytesPerSecond, clock, signal }: BackupRequest): (bytes: number) => Promise<void> {
+  let free = clock.monotonic();
+  return async (bytes) => {
+    if (uploadBytesPerSecond === undefined) return;
+    const now = clock.monotonic();
+    free = Math.max(free, now) + (bytes / uploadBytesPerSecond) * 1000;
+    await clock.sleep(free - now, signal);
+  };
 }
 
 /** An index whose parts are not all there any more is none. */
@@ -220,9 +240,14 @@ function whereStored({ known, writer, offered }: Store): Stored {
   };
 }
 
-async function storePart(plan: PartPlan, request: BackupRequest, signal: AbortSignal): Promise<ObjectReference> {
+async function storePart(
+  plan: PartPlan,
+  request: BackupRequest,
+  pace: Store["pace"],
+  signal: AbortSignal,
+): Promise<ObjectReference> {
   const part = await buildPart(Buffer.from(plan.text), request.recipients);
-  await paced(part.sealed.length, request);
+  await pace(part.sealed.length);
   await request.repository.putPart(part.id, part.sealed, signal);
   return { id: part.id, bytes: part.sealed.length };
 }

@@ -108,6 +108,17 @@ function tell({ render }: Context, event: BackupEvent): void {
           `${event.instance}: released ${event.released.length} messages that run ${event.run} had left on hold`,
         );
       }
+      if (event.stillHeld.length > 0) {
+        render.warn(
+          `${event.instance}: ${event.stillHeld.length} messages stay on hold because of us: ${event.reason}`,
+        );
+      }
+      return;
+    case "index-not-saved":
+      render.line(event);
+      render.warn(
+        `what is stored could not be remembered, so the next backup stores everything again: ${event.reason}`,
+      );
       return;
     case "holds-given-up":
       render.event(event);
