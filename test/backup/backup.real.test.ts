@@ -1,3 +1,4 @@
+import { lstatSync, utimesSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { needs } from "../support/needs.ts";
 import { PrivatePostfix, plainLetter, until } from "../support/postfix.ts";
@@ -36,10 +37,17 @@ describe.skipIf(!needs("root", "postfix"))("a backup", () => {
         Array.from({ length: 5 }, (_, n) => plainLetter({ sender: "a@source.test", recipients: [`h${n}@defer.test`] })),
       );
       const heldIds = held.map((one) => one.queueId);
-      await until(async () => {
-        await postfix.hold(heldIds);
-        return postfix.counts().hold === 5;
-      });
+      const later = await postfix.submit(
+        Array.from({ length: 10 }, (_, n) =>
+          plainLetter({ sender: "a@source.test", recipients: [`l${n}@defer.test`] }),
+        ),
+      );
+      await holdAll(postfix, [...heldIds, ...later.map((one) => one.queueId)]);
+      const laterIds = later.map((one) => one.queueId);
+      for (const id of laterIds) setRetryTime(postfix, id, Date.now() / 1000 + 86_400 + Math.random());
+      await postfix.release(laterIds);
+      const untouched = heldIds.map((id) => statusOf(postfix, id));
+      const retryTimes = laterIds.map((id) => retryTimeOf(postfix, id));
       const flowing = postfix.submit(
         Array.from({ length: 500 }, (_, n) =>
           plainLetter({ sender: "a@source.test", recipients: [`f${n}@slow.test`] }),
@@ -47,8 +55,12 @@ describe.skipIf(!needs("root", "postfix"))("a backup", () => {
         4,
       );
       const reports = [];
-      for (let round = 0; round < 3; round++) reports.push(await site.backup(postfix, { mode, holdLimitMs: 500 }));
-      const letters = [...(await flowing), ...retried];
+      for (let round = 0; round < 3; round++) {
+        reports.push(await site.backup(postfix, { mode, holdLimitMs: 500 }));
+        expect(laterIds.map((id) => retryTimeOf(postfix, id))).toEqual(retryTimes);
+        expect(heldIds.map((id) => statusOf(postfix, id))).toEqual(untouched);
+      }
+      const letters = [...(await flowing), ...retried, ...later];
       sink.set("defer.test", {});
       await postfix.flush();
       await until(() => postfix.counts().deferred + postfix.counts().active + postfix.counts().incoming === 0, {
@@ -59,15 +71,49 @@ describe.skipIf(!needs("root", "postfix"))("a backup", () => {
       expect(postfix.files("hold")).toHaveLength(5);
       expect(postfix.log()).not.toMatch(/panic|fatal/);
       for (const report of reports) {
-        expect(report.problems).toEqual([]);
+        // On a machine with other things to do a batch may take longer than half a second; that is said, and no harm.
+        expect(report.problems.filter((one) => !one.problem.includes("longer than the limit"))).toEqual([]);
         expect(report.snapshot.mode).toBe(mode);
-        const ids = (await site.manifest(report)).messages.map((message) => message.queueId);
-        expect(new Set(ids).size).toBe(ids.length);
+        const { messages } = await site.manifest(report);
+        expect(new Set(messages.map((message) => message.queueId)).size).toBe(messages.length);
+        const admins = messages.filter((message) => message.role !== null);
+        expect(admins.map((message) => message.queueId).sort()).toEqual([...heldIds].sort());
+        if (mode !== "live") expect(report.snapshot.hold.held).toBeGreaterThanOrEqual(laterIds.length);
+        expect(report.snapshot.hold.released).toBe(report.snapshot.hold.held);
       }
-      console.log(
-        mode,
-        reports.map((report) => JSON.stringify([report.snapshot.messages, report.snapshot.hold])),
-      );
     },
   );
 });
+
+/** Messages that are just being retried slip away from a hold: again, until all are on hold. */
+async function holdAll(postfix: PrivatePostfix, ids: readonly string[]): Promise<void> {
+  await until(
+    async () => {
+      await postfix.hold(ids);
+      return postfix.counts().hold === ids.length;
+    },
+    { what: () => `${ids.length} messages on hold, now ${JSON.stringify(postfix.counts())}` },
+  );
+}
+
+function setRetryTime(postfix: PrivatePostfix, id: string, seconds: number): void {
+  utimesSync(pathOf(postfix, id), seconds, seconds);
+}
+
+/** In microseconds. */
+function retryTimeOf(postfix: PrivatePostfix, id: string): bigint {
+  return lstatSync(pathOf(postfix, id), { bigint: true }).mtimeNs / 1000n;
+}
+
+/** All that changes when anybody does anything to a file, its name included. */
+function statusOf(postfix: PrivatePostfix, id: string): unknown {
+  const path = pathOf(postfix, id);
+  const { ino, mode, size, mtimeNs, ctimeNs } = lstatSync(path, { bigint: true });
+  return { path, ino, mode, size, mtimeNs, ctimeNs };
+}
+
+function pathOf(postfix: PrivatePostfix, id: string): string {
+  const path = postfix.find(id);
+  if (path === undefined) throw new Error(`${id} is in no queue`);
+  return path;
+}
