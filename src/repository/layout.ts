@@ -19,6 +19,8 @@ export const prefixes = {
   part: "parts/",
   snapshots: "snapshots/",
   removals: "removals/",
+  claimed: "claimed/",
+  claims: "claims/",
 } as const;
 
 export function objectKey(kind: ObjectKind, id: string): string {
@@ -47,6 +49,15 @@ export function removalKey(place: RecordPlace): string {
   return prefixes.removals + recordName(place);
 }
 
+/** The list of a claim's messages: not sealed, named by its bytes like a sealed object. */
+export function claimedKey(id: string): string {
+  return `${prefixes.claimed}${id.slice(0, 2)}/${id}`;
+}
+
+export function claimKey(place: RecordPlace): string {
+  return prefixes.claims + recordName(place);
+}
+
 /** What a snapshot record's key says; undefined for any key `snapshotKey` would not have made. */
 export function parseSnapshotKey(key: string): RecordPlace | undefined {
   return parseRecordKey(prefixes.snapshots, key);
@@ -55,6 +66,11 @@ export function parseSnapshotKey(key: string): RecordPlace | undefined {
 /** What a removal record's key says; undefined for any key `removalKey` would not have made. */
 export function parseRemovalKey(key: string): RecordPlace | undefined {
   return parseRecordKey(prefixes.removals, key);
+}
+
+/** What a claim record's key says; undefined for any key `claimKey` would not have made. */
+export function parseClaimKey(key: string): RecordPlace | undefined {
+  return parseRecordKey(prefixes.claims, key);
 }
 
 /** Ten digits, zeros in front, so that the order of the names is the order of the numbers. */

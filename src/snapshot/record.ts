@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { OperatorError } from "../errors.ts";
+import type { Claim } from "./claim.ts";
 import { captureModes, type Snapshot } from "./snapshot.ts";
 
 /**
@@ -49,6 +50,10 @@ export interface SignedRemoval extends Signed {
   readonly removal: Removal;
 }
 
+export interface SignedClaim extends Signed {
+  readonly claim: Claim;
+}
+
 /** What signs a record: `SigningKey` of the crypto layer. */
 export interface RecordSigner {
   readonly fingerprint: string;
@@ -61,8 +66,8 @@ export interface RecordSigner {
  *
  * @throws ZodError for a record that does not keep the format; that is a defect of the caller
  */
-export function formatRecord(record: Snapshot | Removal, signer: RecordSigner): { id: string; bytes: Buffer } {
-  const line = recordLine(record.type === "snapshot" ? snapshotSchema.parse(record) : removalSchema.parse(record));
+export function formatRecord(record: StoredRecord, signer: RecordSigner): { id: string; bytes: Buffer } {
+  const line = recordLine(schemas[record.type].parse(record));
   const signed = JSON.stringify({ key: signer.fingerprint, signature: signer.sign(line) });
   return { id: digestOf(line), bytes: Buffer.concat([line, Buffer.from(`${signed}\n`)]) };
 }
@@ -90,6 +95,19 @@ export function parseRemovalRecord(bytes: Uint8Array, repository: string): Signe
   checkOrigin(record, signed, repository);
   return { ...signed, removal: record };
 }
+
+/**
+ * Read a claim's record file; the counterpart of `parseSnapshotRecord`.
+ *
+ * @throws OperatorError `damaged` as there
+ */
+export function parseClaimRecord(bytes: Uint8Array, repository: string): SignedClaim {
+  const { signed, record } = parseRecord(bytes, "claim", claimSchema);
+  checkOrigin(record, signed, repository);
+  return { ...signed, claim: record };
+}
+
+type StoredRecord = Snapshot | Removal | Claim;
 
 function parseRecord<Record>(bytes: Uint8Array, type: string, schema: z.ZodType<Record>) {
   const signed = splitRecord(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength), type);
@@ -135,7 +153,7 @@ function checkFormat(json: unknown, type: string): void {
   if (head.data.type !== type) throw unreadable(type, `its type is ${JSON.stringify(head.data.type)}`);
 }
 
-function checkOrigin(record: Snapshot | Removal, signed: Signed, repository: string): void {
+function checkOrigin(record: StoredRecord, signed: Signed, repository: string): void {
   if (record.repository !== repository) {
     throw new OperatorError(
       "damaged",
@@ -152,7 +170,7 @@ function unreadable(type: string, why: string, cause?: unknown): OperatorError {
   return new OperatorError("damaged", `a ${type} record can't be read: ${why}`, { cause });
 }
 
-function recordLine(record: Snapshot | Removal | unknown): Buffer {
+function recordLine(record: unknown): Buffer {
   return Buffer.from(`${JSON.stringify(record)}\n`);
 }
 
@@ -228,3 +246,30 @@ const removalSchema = z.strictObject({
   packs: z.array(digest),
   parts: z.array(digest),
 });
+
+const claimHead = {
+  format: z.literal(1),
+  type: z.literal("claim"),
+  repository: repositoryId,
+  writer: writerId,
+  number: sequence,
+  previous: digest.nullable(),
+  time,
+};
+const claimSchema = z.discriminatedUnion("state", [
+  z.strictObject({
+    ...claimHead,
+    state: z.literal("claimed"),
+    host: z.string().min(1),
+    snapshot: digest,
+    run: z.string().min(1),
+    by: z.string().min(1),
+    into: z.string().min(1),
+    shard: z.strictObject({ k: z.int().min(1), n: z.int().min(1) }).nullable(),
+    overrules: z.array(digest),
+    salt: z.base64().length(44),
+    digests: z.strictObject({ ...reference, messages: count }),
+  }),
+  z.strictObject({ ...claimHead, state: z.literal("withdrawn"), withdraws: digest, reason: z.string() }),
+]);
+const schemas = { snapshot: snapshotSchema, removal: removalSchema, claim: claimSchema };
