@@ -1,0 +1,386 @@
+import { existsSync } from "node:fs";
+import { basename, join } from "node:path";
+import { errnoOf, OperatorError } from "../errors.ts";
+import { compiledFiles } from "../postfix/maps.ts";
+import { readParameters } from "../postfix/parameters.ts";
+import { groupId } from "../system/accounts.ts";
+import type { Clock } from "../system/clock.ts";
+import { digestOf } from "../system/digest.ts";
+import { readRegularFile } from "../system/files.ts";
+import { type HeldLock, tryLock } from "../system/lock.ts";
+import { storedBytes } from "./configuration-bytes.ts";
+import { buildTable, type CommandResult, runPostfix, type TableResult } from "./configuration-commands.ts";
+import { unifiedDiff } from "./configuration-difference.ts";
+import { type ConfigurationRequest, type Gathered, gather, type TableWork, type Work } from "./configuration-gather.ts";
+import {
+  type After,
+  ConfigurationJournal,
+  type ConfigurationRun,
+  readConfigurationRuns,
+  temporaryPrefix,
+  writePrivate,
+} from "./configuration-journal.ts";
+import {
+  dressBeside,
+  dressDirectory,
+  inDirectory,
+  inParent,
+  linkBeside,
+  lookAt,
+  makeDirectory,
+  moveIn,
+  type Place,
+  parentOf,
+  pathOf,
+  removeDirectory,
+  sweepBeside,
+  writeBeside,
+} from "./configuration-place.ts";
+import { type ConfigurationPlan, modeHere, type PlannedCommand, parameterChanges } from "./configuration-plan.ts";
+import { type ConfigurationEvent, type ConfigurationReport, problemsOf } from "./configuration-report.ts";
+
+export type { ConfigurationPlan } from "./configuration-plan.ts";
+export type { ConfigurationEvent, ConfigurationReport } from "./configuration-report.ts";
+export { configurationPlanText, configurationReportText } from "./configuration-text.ts";
+export { type ConfigurationUndo, undoConfiguration } from "./configuration-undo.ts";
+
+export interface ConfigurationJob extends Omit<ConfigurationRequest, "now"> {
+  /** Where the files that are replaced are kept. */
+  readonly stateDirectory: string;
+  readonly clock: Clock;
+  /** Of the plan somebody has seen: a target that has changed since is refused. */
+  readonly expectedKey?: string | undefined;
+  readonly report?: ((event: ConfigurationEvent) => void) | undefined;
+}
+
+/** Make the plan of a restore of configuration, and touch nothing of the target. */
+export async function planConfiguration(
+  job: Omit<ConfigurationJob, "stateDirectory" | "expectedKey" | "report">,
+): Promise<ConfigurationPlan> {
+  using gathered = await gather({ ...job, now: job.clock.now() });
+  return gathered.plan;
+}
+
+/**
+ * Put the configuration of one instance of a snapshot into a configuration directory, and what it names beside it.
+ *
+ * First every file that will be replaced is kept, then everything new is written under temporary names, and only then do
+ * files get their places, one rename each: main.cf and master.cf last, after the tables they name were compiled. A crash
+ * leaves each file old or new; the same call again finishes. Nothing is removed that is only on the target.
+ *
+ * @throws OperatorError `refused` (another state than the plan that was seen; Postfix runs and its queue directory would
+ * change), `locked`, `damaged` or `no-identity` with nothing changed; `failed` when a file can't be written
+ */
+export async function applyConfiguration(job: ConfigurationJob): Promise<ConfigurationReport> {
+  const lock = await lockDirectory(job.configDirectory, job.configDirectory);
+  try {
+    using gathered = await gather({ ...job, now: job.clock.now() });
+    refuseOtherPlan(job, gathered.plan);
+    refuseQueueMove(gathered);
+    const queue = gathered.queueDirectoryHere;
+    const queueLock = existsSync(queue) ? await lockDirectory(queue, job.configDirectory) : undefined;
+    try {
+      return await new Application(job, gathered).run();
+    } finally {
+      await queueLock?.release();
+    }
+  } finally {
+    await lock.release();
+  }
+}
+
+/** @throws OperatorError `locked` */
+async function lockDirectory(path: string, configDirectory: string): Promise<HeldLock> {
+  if (!existsSync(path)) {
+    throw new OperatorError("refused", `the configuration directory ${path} is not there`, {
+      hints: ["install Postfix on this host first", "or get plain files: spoolsafe restore SNAP --to DIR"],
+    });
+  }
+  const lock = await tryLock(path);
+  if (lock !== undefined) return lock;
+  throw new OperatorError("locked", `another run works on ${path}`, {
+    hints: [`wait until it has ended, then restore into ${configDirectory} again`],
+  });
+}
+
+function refuseOtherPlan({ expectedKey }: ConfigurationJob, { key, configDirectory }: ConfigurationPlan): void {
+  if (expectedKey === undefined || expectedKey === key) return;
+  throw new OperatorError("refused", `${configDirectory} is not as it was when the plan was made`, {
+    hints: ["make the plan again and look at it: --dry-run", "nothing was changed"],
+  });
+}
+
+/** A running master(8) keeps its queue; the commands that speak to it would look for it in the other one. */
+function refuseQueueMove({ plan, queueDirectoryHere }: Gathered): void {
+  const saved = plan.review.find(({ setting }) => setting === "main.cf queue_directory")?.saved;
+  if (!plan.running || saved === undefined) return;
+  throw new OperatorError(
+    "refused",
+    `Postfix of ${plan.configDirectory} runs with the queue ${queueDirectoryHere}, and the snapshot's is ${saved}`,
+    { hints: [`stop it first: postfix -c ${plan.configDirectory} stop`] },
+  );
+}
+
+class Application {
+  readonly #job: ConfigurationJob;
+  readonly #gathered: Gathered;
+  readonly #journal: ConfigurationJournal;
+  readonly #resumed: boolean;
+  readonly #temporaries = new Map<Work, string>();
+  readonly #made: Place[] = [];
+
+  constructor(job: ConfigurationJob, gathered: Gathered) {
+    this.#job = job;
+    this.#gathered = gathered;
+    const { plan } = gathered;
+    const { snapshot, host, instance, configDirectory, root } = plan;
+    const unfinished = unfinishedRun(job.stateDirectory, plan);
+    this.#resumed = unfinished !== undefined;
+    this.#journal =
+      unfinished === undefined
+        ? ConfigurationJournal.begin(
+            job.stateDirectory,
+            { snapshot, host, instance, configDirectory, root },
+            job.clock.now(),
+          )
+        : ConfigurationJournal.reopen(unfinished);
+    if (unfinished !== undefined) job.report?.({ type: "config-resumed", run: unfinished.run });
+  }
+
+  async run(): Promise<ConfigurationReport> {
+    try {
+      this.#sweep();
+      const { work } = this.#gathered;
+      const written = work.filter(({ planned }) => planned.action === "new" || planned.action === "changed");
+      await this.#stageOrSweep(written);
+      const [last, first] = partition(written, isMainOrMaster(this.#gathered.plan.configDirectory));
+      this.#job.report?.({ type: "config-step", step: "place", files: written.length });
+      for (const one of first) this.#place(one);
+      const tables = await this.#buildTables();
+      for (const one of last) this.#place(one);
+      this.#dressNewDirectories(written);
+      const report = await this.#finish(written, tables);
+      this.#journal.end(report.problems.length === 0 ? "done" : "incomplete", this.#job.clock.now());
+      return report;
+    } finally {
+      this.#journal.close();
+    }
+  }
+
+  /** What interrupted runs left beside the places they had begun to write. */
+  #sweep(): void {
+    const { configDirectory, root } = this.#gathered.plan;
+    for (const run of readConfigurationRuns(this.#job.stateDirectory)) {
+      if (run.outcome !== null || run.configDirectory !== configDirectory || run.root !== root) continue;
+      for (const { place } of run.kept) if (place.steps.length > 0) sweepBeside(place, temporaryPrefix(run.run));
+    }
+  }
+
+  /** Until the first file gets its place, a failure takes everything away again. */
+  async #stageOrSweep(written: readonly Work[]): Promise<void> {
+    try {
+      this.#keep(written);
+      this.#makeDirectories(written);
+      await this.#stage(written);
+      this.#job.signal?.throwIfAborted();
+    } catch (error) {
+      for (const { place } of written)
+        if (place.steps.length > 0) sweepBeside(place, temporaryPrefix(this.#journal.run));
+      if (!this.#resumed) {
+        for (const place of this.#made.reverse()) removeDirectory(place);
+        this.#journal.end("abandoned", this.#job.clock.now());
+      }
+      throw this.#wordFailure(error);
+    }
+  }
+
+  #keep(written: readonly Work[]): void {
+    this.#job.report?.({ type: "config-step", step: "keep", files: written.length });
+    for (const { place, here, entry } of written) {
+      this.#job.signal?.throwIfAborted();
+      this.#journal.keep(place, here, afterOf(entry.type, entry.file?.digest ?? "", entry.target ?? ""));
+    }
+    for (const { compiled } of this.#gathered.tables) {
+      for (const { place, here } of compiled) this.#journal.keep(place, here, { kind: "pending" });
+    }
+  }
+
+  #makeDirectories(written: readonly Work[]): void {
+    const named = written.filter(({ entry }) => entry.type === "directory").sort((a, b) => depth(a) - depth(b));
+    for (const one of named) {
+      this.#makeParents(one.place, false);
+      if (lookAt(one.place).kind === "nothing") this.#makeDirectory(one.place, dressOf(one));
+    }
+    for (const { place, planned, entry } of written)
+      if (entry.type !== "directory") this.#makeParents(place, planned.secret);
+  }
+
+  /** Directories on the way that the snapshot does not have: root's, and 0755 unless they are there to hide keys. */
+  #makeParents(place: Place, secret: boolean): void {
+    if (place.steps.length < 2) return;
+    const parent = parentOf(place);
+    const kind = lookAt(parent).kind;
+    if (kind !== "nothing") return;
+    this.#makeParents(parent, false);
+    const sslCert = groupId("ssl-cert");
+    const hides = secret && basename(pathOf(parent)) === "private";
+    const open = { mode: 0o755, uid: 0, gid: 0 };
+    const closed = sslCert === undefined ? { mode: 0o700, uid: 0, gid: 0 } : { mode: 0o710, uid: 0, gid: sslCert };
+    this.#makeDirectory(parent, hides ? closed : open);
+  }
+
+  #makeDirectory(place: Place, dress: { mode: number; uid: number; gid: number }): void {
+    this.#journal.keep(place, { kind: "nothing" }, { kind: "directory" });
+    makeDirectory(place, dress);
+    this.#made.push(place);
+  }
+
+  async #stage(written: readonly Work[]): Promise<void> {
+    this.#job.report?.({ type: "config-step", step: "write", files: written.length });
+    for (const [number, one] of written.entries()) {
+      if (one.entry.type === "directory") continue;
+      const temporary = `${temporaryPrefix(this.#journal.run)}${number}`;
+      this.#temporaries.set(one, temporary);
+      if (one.entry.type === "link") linkBeside(one.place, temporary, one.entry.target ?? "", dressOf(one));
+    }
+    const files = written.filter(({ entry }) => entry.file !== null);
+    const byDigest = Map.groupBy(files, ({ entry }) => entry.file?.digest);
+    const stored = files.flatMap(({ entry }) => entry.file ?? []);
+    for await (const [digest, bytes] of storedBytes(stored, this.#job)) {
+      for (const one of byDigest.get(digest) ?? []) {
+        writeBeside(one.place, this.#temporaries.get(one) ?? "", bytes, dressOf(one));
+      }
+    }
+  }
+
+  #place(one: Work): void {
+    this.#job.signal?.throwIfAborted();
+    const { place, here, entry } = one;
+    if (entry.type !== "directory") moveIn(place, this.#temporaries.get(one) ?? "");
+    else if (here.kind === "directory") dressDirectory(place, { mode: modeHere(entry, one.owner), ...ids(one) });
+  }
+
+  #dressNewDirectories(written: readonly Work[]): void {
+    const fresh = written.filter(({ entry, here }) => entry.type === "directory" && here.kind === "nothing");
+    for (const one of fresh.sort((a, b) => depth(b) - depth(a))) dressDirectory(one.place, dressOf(one));
+  }
+
+  async #buildTables(): Promise<TableResult[]> {
+    const { tables } = this.#gathered;
+    this.#job.report?.({ type: "config-step", step: "tables", files: tables.length });
+    const results: TableResult[] = [];
+    for (const [number, table] of tables.entries()) {
+      this.#job.signal?.throwIfAborted();
+      results.push(await this.#buildTable(table, `${temporaryPrefix(this.#journal.run)}t${number}`));
+    }
+    return results;
+  }
+
+  async #buildTable(table: TableWork, temporary: string): Promise<TableResult> {
+    const { planned, source, ownDirectory, compiled } = table;
+    const settings = this.#gathered.staged.directory;
+    const result = await buildTable(planned, source, settings, temporary, ownDirectory);
+    if (result.problem !== null) return result;
+    for (const [index, suffix] of compiledFiles(planned.type, "").entries()) {
+      const target = compiled[index];
+      if (target === undefined) continue;
+      const made = `${temporary}${suffix}`;
+      const { bytes } = inDirectory(parentOf(source), (at) => readRegularFile(at(made)));
+      dressBeside(target.place, made, target.dress);
+      this.#journal.placed(target.place, { kind: "file", digest: digestOf(bytes).digest });
+      moveIn(target.place, made);
+    }
+    return result;
+  }
+
+  async #finish(written: readonly Work[], tables: readonly TableResult[]): Promise<ConfigurationReport> {
+    const { plan, parametersHere } = this.#gathered;
+    this.#job.report?.({ type: "config-step", step: "check", files: plan.files.length });
+    const commands: CommandResult[] = [];
+    const upgraded: { path: string; diff: string | null }[] = [];
+    for (const planned of plan.commands) {
+      const isUpgrade = planned.command === "upgrade-configuration" && planned.runs;
+      if (isUpgrade) upgraded.push(...(await this.#upgrade(planned, commands)));
+      else commands.push(await runPostfix(plan.configDirectory, planned));
+    }
+    const now = await readParameters(plan.configDirectory, this.#job.signal);
+    return {
+      ...{ run: this.#journal.run, keptIn: this.#journal.directory, plan, tables, commands, upgraded },
+      written: written.filter(({ entry }) => entry.type !== "directory").length,
+      parameters: parameterChanges(parametersHere.explicit, now.explicit, !plan.mainSecret),
+      problems: problemsOf(plan, tables, commands, now.explicit.get("compatibility_level") ?? null),
+    };
+  }
+
+  /** Postfix edits main.cf and master.cf in place; copies of what the snapshot had stay with the run. */
+  async #upgrade(planned: PlannedCommand, commands: CommandResult[]): Promise<ConfigurationReport["upgraded"]> {
+    const { configDirectory } = this.#gathered.plan;
+    const places = ["main.cf", "master.cf"].map((name): Place => ({ base: configDirectory, steps: [name] }));
+    const before = places.map((place) => {
+      const here = lookAt(place);
+      this.#journal.keep(place, here, { kind: "any" });
+      const bytes = here.kind === "file" ? inParent(place, (at, name) => readRegularFile(at(name)).bytes) : null;
+      if (bytes !== null) writePrivate(join(this.#journal.directory, `${place.steps[0]}.as-saved`), bytes);
+      return bytes;
+    });
+    commands.push(await runPostfix(configDirectory, planned));
+    return places.flatMap((place, index) => {
+      const here = lookAt(place);
+      if (here.kind !== "file") return [];
+      this.#journal.placed(place, { kind: "file", digest: here.digest });
+      const old = before[index] ?? null;
+      if (old !== null && digestOf(old).digest === here.digest) return [];
+      const shown = this.#gathered.plan.files.find(({ path }) => path === pathOf(place))?.secret === false;
+      return [{ path: pathOf(place), diff: shown ? (unifiedDiff(pathOf(place), old, here.content) ?? null) : null }];
+    });
+  }
+
+  #wordFailure(error: unknown): unknown {
+    const errno = errnoOf(error);
+    if (errno === undefined || error instanceof OperatorError) return error;
+    const full = errno === "ENOSPC" || errno === "EDQUOT";
+    const message = error instanceof Error ? error.message.replaceAll(/\/proc\/self\/fd\/\d+\//g, "") : errno;
+    return new OperatorError("failed", `the configuration could not be written: ${message}`, {
+      hints: [full ? "make room on its file system and run the restore again" : "run the restore again"],
+      cause: error,
+    });
+  }
+}
+
+/** An interrupted run of the same snapshot into the same place: its journal goes on. */
+function unfinishedRun(stateDirectory: string, plan: ConfigurationPlan): ConfigurationRun | undefined {
+  return readConfigurationRuns(stateDirectory).findLast(
+    (run) =>
+      run.outcome === null &&
+      run.snapshot === plan.snapshot &&
+      run.instance === plan.instance &&
+      run.configDirectory === plan.configDirectory &&
+      run.root === plan.root,
+  );
+}
+
+function afterOf(type: Work["entry"]["type"], digest: string, target: string): After {
+  if (type === "link") return { kind: "link", target };
+  return type === "file" ? { kind: "file", digest } : { kind: "directory" };
+}
+
+function partition<T>(items: readonly T[], first: (item: T) => boolean): [T[], T[]] {
+  return [items.filter(first), items.filter((item) => !first(item))];
+}
+
+function isMainOrMaster(configDirectory: string): (one: Work) => boolean {
+  const names = ["main.cf", "master.cf"].map((name) => join(configDirectory, name));
+  return ({ planned }) => names.includes(planned.path);
+}
+
+function depth({ place }: Work): number {
+  return place.steps.length;
+}
+
+function ids({ owner: { uid, gid } }: Work): { uid: number; gid: number } {
+  return { uid, gid };
+}
+
+function dressOf(one: Work): { mode: number; uid: number; gid: number; mtime: number } {
+  return { mode: modeHere(one.entry, one.owner), ...ids(one), mtime: one.entry.mtime };
+}
