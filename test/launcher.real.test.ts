@@ -129,7 +129,7 @@ describe.each(oldNodes)("started by %s, which is too old", (oldNode) => {
   function place(path: string, version = ours ? "v99.1.0" : process.version): void {
     rmSync(modules, { recursive: true, force: true });
     mkdirSync(dirname(join(modules, path)), { recursive: true });
-    const script = `#!/bin/sh\n[ "$1" = --version ] && { echo ${version}; exit 0; }\nshift\nexec ${process.execPath} ${dist}/app.js "$@"\n`;
+    const script = `#!/bin/sh\n[ "$1" = --version ] && { echo ${version}; exit 0; }\nshift\nexec '${process.execPath}' '${dist}/app.js' "$@"\n`;
     writeFileSync(join(modules, path), script);
     chmodSync(join(modules, path), 0o755);
   }
