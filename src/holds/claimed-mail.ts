@@ -5,7 +5,7 @@ import type { PostfixInstance } from "../postfix/instance.ts";
 import { isComplete, type QueueName } from "../postfix/queue.ts";
 import { bufferSource, descriptorSource, QueueFileDamaged, readQueueFile } from "../postfix/queue-file.ts";
 import { listQueue, type SpoolFile } from "../postfix/spool.ts";
-import { type ClaimDigester, type Claimed, claimDigester } from "../snapshot/claim.ts";
+import { type ClaimDigester, claimDigester } from "../snapshot/claim.ts";
 import { readDescriptor } from "../system/files.ts";
 import type { FencingClaim } from "./fence-claims.ts";
 
@@ -66,9 +66,7 @@ interface Taker {
   readonly digests: ReadonlySet<string>;
 }
 
-function takersOf(
-  claims: readonly { readonly id: string; readonly claim: Claimed; readonly digests: ReadonlySet<string> }[],
-): Taker[] {
+function takersOf(claims: readonly FencingClaim[]): Taker[] {
   return claims.map(({ id, claim, digests }) => ({ id, digester: claimDigester(claim), digests }));
 }
 

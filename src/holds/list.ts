@@ -1,5 +1,6 @@
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { listQueue } from "../postfix/spool.ts";
+import { type Clock, systemClock } from "../system/clock.ts";
 import type { HoldKind } from "./journal.ts";
 import { placedHolds } from "./placed.ts";
 import { batchOnHold, journalsOf } from "./recover.ts";
@@ -15,10 +16,10 @@ export interface ListedHold {
 }
 
 /** What is in hold/ at this moment and in our journals; what an administrator or a filter holds is not listed. */
-export function listHolds(stateDirectory: string, instance: PostfixInstance): ListedHold[] {
+export function listHolds(stateDirectory: string, instance: PostfixInstance, clock: Clock = systemClock): ListedHold[] {
   const captures = journalsOf(stateDirectory, instance).flatMap((journal) =>
     journal.open.flatMap((batch) =>
-      batchOnHold(journal, batch, instance).ours.map((queueId) => ({
+      batchOnHold(journal, batch, instance, clock).ours.map((queueId) => ({
         kind: "capture" as const,
         instance: instance.name,
         queueId,

@@ -88,7 +88,7 @@ function sameDirectory(one: string, other: string): boolean {
 async function recoverJournal(journal: CaptureJournal, request: RecoverRequest): Promise<HoldRecovery> {
   const { instance, clock } = request;
   await outputsClosed(journal, request);
-  const held = journal.open.map((batch) => ({ batch, ...batchOnHold(journal, batch, instance) }));
+  const held = journal.open.map((batch) => ({ batch, ...batchOnHold(journal, batch, instance, clock) }));
   const ids = held.flatMap((one) => one.ours);
   const since = Date.parse(journal.open[0]?.since ?? journal.start.since);
   const answer = (released: readonly string[], stillHeld: readonly string[], reason: string | null): HoldRecovery => ({
@@ -159,7 +159,12 @@ export interface BatchOnHold {
  * (ctime) in the moment after its last report. And where the host itself went down, the reports may have gone with it
  * while the moves are on disk: then what we announced, and what was moved between that and the boot, is ours.
  */
-export function batchOnHold(journal: CaptureJournal, batch: JournalBatch, instance: PostfixInstance): BatchOnHold {
+export function batchOnHold(
+  journal: CaptureJournal,
+  batch: JournalBatch,
+  instance: PostfixInstance,
+  clock: Clock,
+): BatchOnHold {
   const said = parsePostsuper(textIfThere(postsuperOutput(journal.path, batch.batch, "hold")) ?? "");
   const released = parsePostsuper(textIfThere(postsuperOutput(journal.path, batch.batch, "release")) ?? "").ids;
   const reported = without(said.ids, released).filter((id) => heldFile(instance, id) !== undefined);
@@ -170,7 +175,7 @@ export function batchOnHold(journal: CaptureJournal, batch: JournalBatch, instan
   const unreported =
     journal.start.bootId === currentBootId()
       ? movedWhenKilled(journal, batch, said.ids, silent)
-      : movedBefore(bootedAt(), batch, silent);
+      : movedBefore(clock.now() - uptime() * 1000, batch, silent);
   return {
     ours: [...reported, ...unreported],
     unclear: without(
@@ -216,10 +221,6 @@ const clockGrainMs = 10;
 function movedBefore(boot: number, batch: JournalBatch, silent: readonly Moved[]): string[] {
   const since = Date.parse(batch.since) - clockGrainMs;
   return silent.flatMap(({ id, at }) => (at >= since && at <= boot ? [id] : []));
-}
-
-function bootedAt(): number {
-  return Date.now() - uptime() * 1000;
 }
 
 /** The file of a message that is on hold, or undefined. */
