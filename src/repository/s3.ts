@@ -1,5 +1,5 @@
 import { createHash, hash } from "node:crypto";
-import { addAbortSignal, Readable } from "node:stream";
+import { Readable } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import type { HeadObjectCommandOutput } from "@aws-sdk/client-s3";
 import { OperatorError } from "../errors.ts";
@@ -355,7 +355,6 @@ export class S3Store implements ObjectStore {
     const range = offset === 0 ? {} : { Range: `bytes=${offset}-` };
     const answer = await client.send(new sdk.GetObjectCommand({ ...this.#at(key), ...range }), optionsOf(signal));
     if (!(answer.Body instanceof Readable)) throw new Error("the SDK gave no stream");
-    if (signal !== undefined) addAbortSignal(signal, answer.Body);
     // A server that knows no ranges sends it all again.
     let skip = answer.ContentRange === undefined ? offset : 0;
     let got = 0;

@@ -67,6 +67,11 @@ describe.skipIf(!needs("ceph"))("between us and Ceph", () => {
     proxy.fault = (request) => (matches(request) && left-- > 0 ? fault : undefined);
   }
 
+  /** The first requests that match meet one fault each. */
+  function hitInTurn(matches: (request: SeenRequest) => boolean, ...faults: ReturnType<FaultyProxy["fault"]>[]) {
+    proxy.fault = (request) => (matches(request) ? faults.shift() : undefined);
+  }
+
   const isPut = ({ method, url }: SeenRequest) => method === "PUT" && !url.includes("partNumber");
   const isPart = ({ method, url }: SeenRequest) => method === "PUT" && url.includes("partNumber=2");
   const isCompletion = ({ method, url }: SeenRequest) => method === "POST" && /uploadId=./.test(url);
@@ -121,6 +126,20 @@ describe.skipIf(!needs("ceph"))("between us and Ceph", () => {
       expect((await store.get(key)).equals(small)).toBe(true);
       hit(2, isGet, fault);
       expect(Buffer.concat(await gather(store.open(key))).equals(small)).toBe(true);
+    });
+
+    test("a completion whose answer was lost, and that the server does not know the second time", async () => {
+      const store = newStore();
+      hitInTurn(isCompletion, { kind: "lose-answer" }, { kind: "answer", status: 404, code: "NoSuchUpload" });
+      await put(store, large);
+      expect((await store.get(key)).equals(large)).toBe(true);
+    });
+
+    test("a body cut by a server that knows no ranges is read from its start", async () => {
+      const store = newStore();
+      await put(store);
+      hitInTurn(isGet, { kind: "cut-body", afterBytes: 40_000 }, { kind: "answer", status: 200, text: small });
+      expect((await store.get(key)).equals(small)).toBe(true);
     });
 
     test("a body cut many times is read as long as it gets further", async () => {

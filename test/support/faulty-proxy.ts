@@ -3,8 +3,8 @@ import type { AddressInfo } from "node:net";
 
 /** What goes wrong between a client and the server behind the proxy. */
 export type Fault =
-  /** The proxy answers, the server never hears of it. A code makes it an S3 error document. */
-  | { readonly kind: "answer"; readonly status: number; readonly code?: string; readonly text?: string }
+  /** The proxy answers, the server never hears of it. A code makes it an S3 error document with this text. */
+  | { readonly kind: "answer"; readonly status: number; readonly code?: string; readonly text?: string | Buffer }
   /** The request is taken and nothing comes back, ever. */
   | { readonly kind: "silence" }
   /** The connection breaks before the server hears of the request. */
@@ -106,7 +106,8 @@ function describe({ method = "", url = "", headers }: IncomingMessage): SeenRequ
 
 function answer(outgoing: ServerResponse, { status, code, text = "" }: Extract<Fault, { kind: "answer" }>): void {
   const document = `<?xml version="1.0"?><Error><Code>${code}</Code><Message>${text}</Message></Error>`;
-  outgoing.writeHead(status, { "content-type": "application/xml" }).end(code === undefined ? text : document);
+  const body = code === undefined ? text : document;
+  outgoing.writeHead(status, { "content-length": Buffer.byteLength(body) }).end(body);
 }
 
 async function respond(response: IncomingMessage, outgoing: ServerResponse, fault: Fault | undefined): Promise<void> {

@@ -49,10 +49,8 @@ export async function stopServer(kind: ServerKind, directory: string): Promise<v
  * function is called or when this process is gone, whichever way it went.
  */
 export function watchServers(directory: string): () => Promise<void> {
-  const commands = (["ceph", "swift"] as const).map(
-    (kind) => `DIR=${directory}/${kind} WIPE=1 ${script(kind, "stop")}`,
-  );
-  const watcher = spawn("sh", ["-c", `cat >/dev/null; ${commands.join("; ")}; rm -rf ${directory}`], {
+  const commands = 'cat >/dev/null; DIR="$1/ceph" WIPE=1 "$2"; DIR="$1/swift" WIPE=1 "$3"; rm -rf "$1"';
+  const watcher = spawn("sh", ["-c", commands, "sh", directory, script("ceph", "stop"), script("swift", "stop")], {
     stdio: ["pipe", "ignore", "inherit"],
     detached: true, // so that Ctrl-C at the terminal ends the run and not the one who tidies up
   });

@@ -5,7 +5,9 @@
 set -eu; : "${DIR:?}" "${PORT:?}"; STORE=${STORE:-memstore} H=$(dirname "$(readlink -f "$0")") A="-c $DIR/ceph.conf"
 up() { curl -s -o /dev/null --max-time 2 "http://127.0.0.1:$PORT/"; }
 alive() { [ -s "$DIR/pids" ] && for p in $(cat "$DIR/pids"); do grep -qzxF "$DIR/ceph.conf" "/proc/$p/cmdline" 2>/dev/null || return 1; done; }
-bg() { setsid "$@" >>"log/$1.out" 2>&1 </dev/null 3>&- & echo $! >>pids; }
+# Until the new process has become the program, its command line is ours, and alive would take it for gone.
+became() { for _ in $(seq 200); do grep -qzxF "$DIR/ceph.conf" "/proc/$1/cmdline" 2>/dev/null && return; sleep 0.05; done; }
+bg() { setsid "$@" >>"log/$1.out" 2>&1 </dev/null 3>&- & echo $! >>pids; became $!; }
 # A monitor that has just formed its quorum answers EPERM for a moment.
 again() { for _ in $(seq 20); do timeout 30 "$@" && return; sleep 0.2; done; return 1; }
 alive && up && exit 0
@@ -65,5 +67,5 @@ if [ $NEW ]; then
   touch made
 fi >>log/new.out 2>&1
 bg radosgw -f $A -n client.rgw
-for _ in $(seq 300); do alive; up && exit 0; sleep 0.1; done
+for _ in $(seq 600); do alive; up && exit 0; sleep 0.1; done
 false

@@ -5,6 +5,8 @@
 set -eu; : "${DIR:?}" "${PORT:?}"; H=$(dirname "$(readlink -f "$0")")
 up() { curl -sf -o /dev/null --max-time 2 "http://127.0.0.1:$PORT/info"; }
 alive() { [ -s "$DIR/pids" ] && for p in $(cat "$DIR/pids"); do grep -qzF "$DIR/" "/proc/$p/cmdline" 2>/dev/null || return 1; done; }
+# Until the new process has become the program, its command line is ours, and alive would take it for gone.
+became() { for _ in $(seq 200); do grep -qzF "$DIR/" "/proc/$1/cmdline" 2>/dev/null && return; sleep 0.05; done; }
 alive && up && exit 0
 "$H/stop.sh"; up && { echo "port $PORT is in use" >&2; exit 1; }
 mkdir -p "$DIR/data/d"; cd "$DIR"
@@ -62,6 +64,6 @@ use = egg:swift#memcache
 memcache_servers = 127.0.0.1:1
 $(for f in catch_errors listing_formats bulk slo dlo symlink; do echo "[filter:$f]"; echo "use = egg:swift#$f"; done)
 C
-: >pids; for s in object container account proxy; do setsid swift-$s-server "$DIR/$s.conf" -v >$s.log 2>&1 </dev/null 3>&- & echo $! >>pids; done
-for _ in $(seq 300); do alive; up && exit 0; sleep 0.1; done
+: >pids; for s in object container account proxy; do setsid swift-$s-server "$DIR/$s.conf" -v >$s.log 2>&1 </dev/null 3>&- & echo $! >>pids; became $!; done
+for _ in $(seq 600); do alive; up && exit 0; sleep 0.1; done
 false
