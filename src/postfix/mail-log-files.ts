@@ -257,7 +257,7 @@ async function* bytesOf(path: string): AsyncGenerator<Buffer> {
   }
 }
 
-const chunkSize = 1 << 20;
+const chunkSize = 1 << 18;
 
 function* chunksOf(fd: number, start: number): Generator<Buffer> {
   for (let offset = start; ; ) {
