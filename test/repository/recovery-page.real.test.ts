@@ -10,7 +10,6 @@ import {
   readlinkSync,
   rmSync,
   statSync,
-  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -37,12 +36,7 @@ import { digestOf } from "../../src/system/digest.ts";
 import { needs } from "../support/needs.ts";
 import { noMessages, snapshotOf } from "../support/records.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
-
-/** All a stranger has: the page asks for age, zstd and tar, and for what every Debian has without asking. */
-const programs = [
-  ..."sh awk sed sort find xargs tar age zstd openssl".split(" "),
-  ..."base64 cat chmod chown cp cut dirname head id ln ls mkdir rm sha256sum sync tail touch tr wc grep".split(" "),
-];
+import { scriptOf, strangersPrograms } from "../support/stranger.ts";
 
 describe("the recovery page", () => {
   test("fits a terminal, and its script is plain text a shell understands", () => {
@@ -64,12 +58,6 @@ describe("the recovery page", () => {
   });
 });
 
-/** The command of the page itself takes the script out of it. */
-function scriptOf(page: string): string {
-  const command = /^ {6}(sed -n .*RECOVER\.txt) > recover\.sh$/m.exec(page)?.[1] ?? "false";
-  return spawnSync("sh", ["-c", command.replace("RECOVER.txt", "")], { input: page, encoding: "utf8" }).stdout;
-}
-
 describe.skipIf(!needs("root", "age", "zstd", "tar", "openssl"))("a stranger with the recovery page", () => {
   const scratch = makeScratch();
   const root = join(scratch, "a repository");
@@ -80,11 +68,7 @@ describe.skipIf(!needs("root", "age", "zstd", "tar", "openssl"))("a stranger wit
   let runs = 0;
 
   beforeAll(async () => {
-    mkdirSync(path);
-    for (const program of programs) {
-      const found = spawnSync("sh", ["-c", `command -v ${program}`], { encoding: "utf8" }).stdout.trim();
-      symlinkSync(found, join(path, program));
-    }
+    strangersPrograms(path);
     const { identity, recipient } = await createIdentity(false);
     writeFileSync(join(scratch, "identity.txt"), `${identity}\n`, { mode: 0o600 });
     writeFileSync(join(scratch, "other.txt"), `${(await createIdentity(false)).identity}\n`, { mode: 0o600 });

@@ -10,6 +10,7 @@ import { needs } from "../support/needs.ts";
 import { PrivatePostfix, until } from "../support/postfix.ts";
 import type { Sink } from "../support/sink.ts";
 import { Site } from "../support/site.ts";
+import { scriptOf, strangersPrograms } from "../support/stranger.ts";
 
 describe.skipIf(!needs("root", "postfix", "age", "zstd", "tar", "openssl", "mount"))("a queue of mixed states", () => {
   let sink: Sink;
@@ -30,7 +31,8 @@ describe.skipIf(!needs("root", "postfix", "age", "zstd", "tar", "openssl", "moun
     before = fingerprints(source.queueDirectory);
     await site.backup(source);
     const page = readFileSync(join(site.directory, "repository", "RECOVER.txt"), "utf8");
-    writeFileSync(script(), page.slice(page.indexOf("#!/bin/sh\n#")));
+    writeFileSync(script(), scriptOf(page));
+    strangersPrograms(join(site.directory, "programs"), ["postfix", "postconf", "postsuper"]);
   });
   afterAll(async () => {
     source?.destroy();
@@ -38,17 +40,12 @@ describe.skipIf(!needs("root", "postfix", "age", "zstd", "tar", "openssl", "moun
     await sink?.[Symbol.asyncDispose]();
   });
 
+  /** Run a step of the script with nothing in PATH but what the page names: neither spoolsafe nor Node. */
   async function recover(step: string, work: string, env: Record<string, string> = {}): Promise<string> {
-    const { stdout } = await run("sh", [script(), step], {
-      cwd: site.directory,
-      env: {
-        REPOSITORY: "repository",
-        IDENTITY: "identity.txt",
-        WORK: work,
-        PATH: `${process.env.PATH}:/usr/sbin`,
-        ...env,
-      },
-    });
+    const PATH = join(site.directory, "programs");
+    const variables = { PATH, REPOSITORY: "repository", IDENTITY: "identity.txt", WORK: work, ...env };
+    const named = Object.entries(variables).map(([name, value]) => `${name}=${value}`);
+    const { stdout } = await run("env", ["-i", ...named, join(PATH, "sh"), script(), step], { cwd: site.directory });
     return stdout.toString();
   }
 
