@@ -11,16 +11,20 @@ import { PrivatePostfix, plainLetter } from "../test/support/postfix.ts";
 /*
  * From a live queue to encrypted storage and back, with two throw-away Postfix instances on loopback ports of their own.
  * The machine's own Postfix is not touched. What stays is the directory demo/ with the repository and its identity.
+ * The environment can name another directory, which must not be there yet (SPOOLSAFE_DEMO_DIRECTORY), and another build
+ * (SPOOLSAFE_DEMO_PROGRAM), so that several demonstrations can run in one checkout.
  */
 
 const root = resolve(import.meta.dirname, "..");
-const demo = join(root, "demo");
+const demo = resolve(process.env.SPOOLSAFE_DEMO_DIRECTORY || join(root, "demo"));
+const program = process.env.SPOOLSAFE_DEMO_PROGRAM || join(root, "dist/spoolsafe.js");
 const config = join(demo, "spoolsafe.toml");
 const identity = join(demo, "identity.txt");
 const repository = join(demo, "repository");
 
 async function run(): Promise<number> {
-  rmSync(demo, { recursive: true, force: true });
+  // Only the one of an earlier demonstration is replaced, never what somebody named.
+  if (demo === join(root, "demo")) rmSync(demo, { recursive: true, force: true });
   mkdirSync(demo, { mode: 0o700 });
   await using sink = await mixedSink({ slowMs: 6000 });
   await using source = await PrivatePostfix.start({ sink, name: "postfix-source" });
@@ -119,7 +123,7 @@ interface Listed {
 
 function list(): Listed[] {
   const command = ["ls", "latest", "--json", "--config", config, "--identity-file", identity];
-  const { stdout } = spawnSync(process.execPath, [join(root, "dist/spoolsafe.js"), ...command], { maxBuffer: 1 << 28 });
+  const { stdout } = spawnSync(process.execPath, [program, ...command], { maxBuffer: 1 << 28 });
   const lines = stdout.toString().trim().split("\n");
   return lines.map((line) => JSON.parse(line) as Listed & { type: string }).filter(({ type }) => type === "message");
 }
@@ -168,7 +172,7 @@ async function spoolsafe(...words: (string | { MAIL_CONFIG: string })[]): Promis
   const args = words.filter((word) => typeof word === "string");
   const env = Object.assign({}, process.env, ...words.filter((word) => typeof word === "object"));
   say(`\n$ spoolsafe ${args.map(quote).join(" ")}`);
-  const child = spawn(process.execPath, [join(root, "dist/spoolsafe.js"), ...args], { stdio: "inherit", env });
+  const child = spawn(process.execPath, [program, ...args], { stdio: "inherit", env });
   const [code] = (await once(child, "exit")) as [number | null];
   if (code !== 0) throw new Error(`spoolsafe ${args[0]} ended with exit code ${code}`);
 }
