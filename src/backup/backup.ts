@@ -5,6 +5,7 @@ import { largeFile, SourceChanged } from "../pack/pack.ts";
 import { PackWriter } from "../pack/pack-pool.ts";
 import { buildPart } from "../pack/part.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
+import { loadSeen, saveSeen } from "../repository/chain.ts";
 import type { Repository } from "../repository/repository.ts";
 import { type KnownFiles, knownFiles, loadIndex, type StoredIndex, saveIndex } from "../repository/stored-index.ts";
 import type { ManifestEntry, StoredFile } from "../snapshot/manifest.ts";
@@ -21,7 +22,7 @@ export type BackupEvent =
   | InstanceEvent
   | { readonly type: "stored"; readonly bytes: number; readonly files: number }
   /** The snapshot is whole; the next backup will be a full one. */
-  | { readonly type: "index-not-saved"; readonly reason: string };
+  | { readonly type: "index-not-saved" | "not-swept"; readonly reason: string };
 
 export interface BackupRequest {
   readonly instances: readonly PostfixInstance[];
@@ -84,6 +85,11 @@ export async function backup(request: BackupRequest): Promise<BackupReport> {
     const part = await storePart(plan, request, store.pace, signal);
     const snapshot = await describe({ ...request, signal }, { store, captured, entries, plan, part, started });
     const { id, bytes } = await request.repository.commit(snapshot, request.signingKey, signal);
+    saveSeen(
+      request.stateDirectory,
+      request.repository.id,
+      new Map([[snapshot.writer, { number: snapshot.number, id }]]),
+    );
     remember(request, store, { parts: snapshot.parts, packs: snapshot.packs, lines: plan.lines });
     const problems = captured.flatMap((one) => one.problems);
     const durationMs = Math.round(request.clock.now() - started);
@@ -138,6 +144,7 @@ interface Store {
 async function openStore(request: BackupRequest): Promise<Store> {
   const { repository, signingKey, host, recipients, stateDirectory, signal } = request;
   const identity = { repository: repository.id, writer: signingKey.writer, host, recipients: recipients.list };
+  await sweepLitter(request);
   const before = await repository.packs(signal);
   const parts = await repository.parts(signal);
   const condemned = await repository.condemned(request.trusted, signal);
@@ -169,6 +176,16 @@ function pacing({ uploadBytesPerSecond, clock, signal }: BackupRequest): (bytes:
     free = Math.max(free, now) + (bytes / uploadBytesPerSecond) * 1000;
     await clock.sleep(free - now, signal);
   };
+}
+
+/** Uploads and temporary files that an earlier run of ours left half-done; one who may not see or remove them backs up all the same. */
+async function sweepLitter({ repository, signal, report }: BackupRequest): Promise<void> {
+  try {
+    await repository.store.sweep(signal);
+  } catch (error) {
+    if (signal.aborted || !(error instanceof OperatorError)) throw error;
+    report({ type: "not-swept", reason: error.message });
+  }
 }
 
 /** An index whose parts are not all there any more is none. */
@@ -309,17 +326,15 @@ async function describe(request: BackupRequest, done: Done): Promise<Snapshot> {
 }
 
 /** Number and id of this writer's newest snapshot: numbers go on from it even if it was taken away, so that its loss shows. */
-async function lastOf({
-  repository,
-  signingKey,
-  signal,
-}: BackupRequest): Promise<{ number: number; id: string | null }> {
+async function lastOf(request: BackupRequest): Promise<{ number: number; id: string | null }> {
+  const { repository, signingKey, stateDirectory, signal } = request;
+  const seen = loadSeen(stateDirectory, repository.id).get(signingKey.writer);
   const refs = (await repository.snapshotRefs(signal)).filter((ref) => ref.writer === signingKey.writer);
-  const newest = refs.reduce<{ number: number; id: string } | undefined>(
-    (best, ref) => (best === undefined || ref.number > best.number ? ref : best),
-    undefined,
-  );
-  return newest ?? { number: 0, id: null };
+  const known = [...refs, ...(seen === undefined ? [] : [seen])];
+  return known.reduce<{ number: number; id: string | null }>((best, one) => (one.number > best.number ? one : best), {
+    number: 0,
+    id: null,
+  });
 }
 
 function packsOf(entries: ReadonlyMap<string, ManifestEntry>, { before, written }: Store): ObjectReference[] {

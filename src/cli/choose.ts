@@ -2,6 +2,7 @@ import { OperatorError } from "../errors.ts";
 import type { DamagedRecord, Repository, SignedSnapshot } from "../repository/repository.ts";
 import { selectSnapshot } from "../snapshot/select.ts";
 import type { Context } from "./context.ts";
+import { noticeChains } from "./look.ts";
 
 /**
  * The snapshot a SNAP argument means, among those of the host that is meant.
@@ -32,6 +33,7 @@ export async function readableSnapshots(context: Context, repository: Repository
     render.line({ type: "damaged", message, hints });
     render.warn(message);
   }
+  await noticeChains(context, repository, found.snapshots, found.damaged);
   return found;
 }
 

@@ -202,7 +202,10 @@ export function buildProgram(perform: Perform) {
   const holds = program
     .command("holds")
     .description("Mail that is on hold because of us.")
-    .addHelpText("after", examples("spoolsafe holds list", "spoolsafe holds release"));
+    .addHelpText(
+      "after",
+      examples("spoolsafe holds list", "spoolsafe holds release", "spoolsafe holds fence", "spoolsafe holds take-over"),
+    );
   holds
     .command("list")
     .description("List it: kind, instance, queue id, since when.")
@@ -211,6 +214,40 @@ export function buildProgram(perform: Perform) {
     .command("release")
     .description("Release what a backup that died had put on hold, and nothing else.")
     .action(() => start(async (context) => (await import("./commands/holds.ts")).release(context)));
+  holds
+    .command("fence")
+    .description(
+      "Put on hold what another host has taken over. For the unit before Postfix, which must not start if this fails.",
+    )
+    .action(() => start(async (context) => (await import("./commands/holds-fence.ts")).run(context)));
+  holds
+    .command("take-over")
+    .description(
+      "List what other hosts have taken over of this host's mail and what of it is on hold here, or take it back.",
+    )
+    .argument("[claim]", "id or unique prefix; needed where there are several")
+    .option("--release", "release exactly what this claim put on hold; the claim must be withdrawn")
+    .option(
+      "--anyway <host>",
+      "with --release: although the claim of this host stands, and its fence no longer goes by it",
+    )
+    .addOption(
+      new Option(
+        "--withdraw",
+        "take back a claim of this host itself, of which nothing is left to deliver here",
+      ).conflicts(["release", "anyway"]),
+    )
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe holds take-over",
+        "spoolsafe holds take-over 4f2a91c0 --release",
+        "spoolsafe holds take-over 4f2a91c0 --release --anyway mx2.example.org",
+      ),
+    )
+    .action((claim, options) =>
+      start(async (context) => (await import("./commands/holds-take-over.ts")).run(context, claim, options)),
+    );
   program.helpCommand("help [command]", "show help for a command");
   return program;
 }

@@ -9,7 +9,6 @@ import { listQueue } from "../postfix/spool.ts";
 import { groupId, userId } from "../system/accounts.ts";
 import { run } from "../system/exec.ts";
 import { type HeldLock, tryLock } from "../system/lock.ts";
-import type { RestorePlan } from "./plan.ts";
 
 /** What a plan depends on in the instance that receives the mail. Plain data: it is shown, stored and compared. */
 export interface TargetFacts {
@@ -155,9 +154,20 @@ function inodeOf(path: string): string {
   return String(lstatSync(path, { bigint: true, throwIfNoEntry: false })?.ino);
 }
 
-/** @throws OperatorError `refused` when what the plan places would not leave Postfix the room it needs */
-export function refuseWithoutRoom(plan: RestorePlan): void {
-  const { needs, target } = plan;
+/** What files take on the target's file system: bytes in whole blocks, and inodes. */
+export interface RoomNeeded {
+  readonly bytes: number;
+  readonly inodes: number;
+}
+
+/** @throws OperatorError `refused` when what a plan places would not leave Postfix the room it needs */
+export function refuseWithoutRoom({
+  needs,
+  target,
+}: {
+  readonly needs: RoomNeeded;
+  readonly target: TargetFacts;
+}): void {
   const bytes = needs.bytes + target.reserveBytes;
   // A hashed queue may need new directories, at most 16 per level of each of four; a few hundred inodes cover them.
   const inodes = needs.inodes + 300;
@@ -184,9 +194,10 @@ export async function makeQueueDirectories(instance: PostfixInstance): Promise<v
 /**
  * Exclude every other job of ours on this queue directory for as long as the lock is held.
  *
- * @throws OperatorError `locked`
+ * @throws OperatorError `locked`, or `refused` when the queue directory is not there
  */
 export async function lockQueue(instance: PostfixInstance): Promise<HeldLock> {
+  queueDirectoryOf(instance);
   const lock = await tryLock(instance.queueDirectory);
   if (lock !== undefined) return lock;
   throw new OperatorError("locked", `another run works on ${instance.queueDirectory}`, {

@@ -114,6 +114,10 @@ function tell({ render }: Context, event: BackupEvent): void {
         );
       }
       return;
+    case "not-swept":
+      render.line(event);
+      render.detail(`left-overs of interrupted uploads could not be looked for: ${event.reason}`);
+      return;
     case "index-not-saved":
       render.line(event);
       render.warn(
