@@ -69,15 +69,28 @@ export function differenceOf(
 }
 
 /** Undefined for what is not text, or differs in more than anybody would read. */
-export function unifiedDiff(path: string, before: Buffer | null, after: Buffer | null): string | undefined {
+export function unifiedDiff(
+  path: string,
+  before: Buffer | null,
+  after: Buffer | null,
+  sides = { before: "here", after: "snapshot" },
+): string | undefined {
   const [left, right] = [textOf(before), textOf(after)];
   if (left === undefined || right === undefined) return undefined;
-  return createTwoFilesPatch(`${path} (here)`, `${path} (snapshot)`, left, right, undefined, undefined, {
-    context: 3,
-    maxEditLength: 2000,
-    timeout: 2000,
-    headerOptions: { includeIndex: false, includeUnderline: false, includeFileHeaders: true },
-  });
+  return createTwoFilesPatch(
+    `${path} (${sides.before})`,
+    `${path} (${sides.after})`,
+    left,
+    right,
+    undefined,
+    undefined,
+    {
+      context: 3,
+      maxEditLength: 2000,
+      timeout: 2000,
+      headerOptions: { includeIndex: false, includeUnderline: false, includeFileHeaders: true },
+    },
+  );
 }
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });

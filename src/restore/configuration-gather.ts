@@ -411,10 +411,17 @@ class Gathering {
   async #review(now: number): Promise<ReviewItem[]> {
     const host = hostFacts(this.#mapping.root, now);
     return [
-      ...reviewSettings(this.#scopes, this.#scopesHere, host),
+      ...reviewSettings(this.#scopesAsPlaced(), this.#scopesHere, host),
       ...reviewListeners(this.#staged.parameters, host),
       ...reviewCertificates(await this.#certificates(), now),
     ];
+  }
+
+  /** With `$config_directory` as it will be: what is below it is no difference between the hosts. */
+  #scopesAsPlaced(): Scope[] {
+    const { parameters } = this.#staged;
+    const explicit = new Map(parameters.explicit).set("config_directory", this.#mapping.to);
+    return scopes({ ...parameters, explicit });
   }
 
   async #certificates(): Promise<NamedCertificate[]> {

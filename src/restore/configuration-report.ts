@@ -1,5 +1,5 @@
 import type { CommandResult, TableResult } from "./configuration-commands.ts";
-import type { ConfigurationPlan, ParameterChange } from "./configuration-plan.ts";
+import type { ConfigurationPlan, ParameterChange, PlannedCommand } from "./configuration-plan.ts";
 
 /** What a restore of configuration tells on its way. */
 export type ConfigurationEvent =
@@ -21,8 +21,12 @@ export interface ConfigurationReport {
   readonly commands: readonly CommandResult[];
   /** `postconf -n` before and after, as it turned out. */
   readonly parameters: readonly ParameterChange[];
-  /** What `postfix upgrade-configuration` changed; diff null where it may not be shown. */
-  readonly upgraded: readonly { readonly path: string; readonly diff: string | null }[];
+  /** What Postfix's commands changed in main.cf and master.cf; diff null where it may not be shown. */
+  readonly edited: readonly {
+    readonly command: PlannedCommand["command"];
+    readonly path: string;
+    readonly diff: string | null;
+  }[];
   /** What makes the restore incomplete (exit code 3). */
   readonly problems: readonly string[];
 }

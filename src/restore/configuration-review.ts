@@ -35,7 +35,6 @@ const placeSpecific: readonly string[] = [
   "data_directory",
   "multi_instance_name",
   "multi_instance_directories",
-  "maillog_file",
 ];
 
 /** What of this host decides whether a setting can work. */

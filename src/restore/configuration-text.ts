@@ -7,8 +7,8 @@ export function configurationPlanText(plan: ConfigurationPlan): string {
   const shown = plan.files.filter(({ action }) => action !== "same");
   return sections([
     [
-      `configuration of ${plan.instance} on ${plan.host}, ${plan.time}, into ${plan.configDirectory}` +
-        (plan.root === "/" ? "" : ` (other files below ${plan.root})`),
+      `configuration of ${plan.instance} on ${plan.host} (${plan.savedDirectory}), ${plan.time}, into ${plan.configDirectory}` +
+        (plan.root === "/" ? "" : `, other files below ${plan.root}`),
       `Postfix ${plan.savedVersion} there, ${plan.postfixVersion} here; compatibility_level ${plan.compatibilityLevel ?? "(not set)"} stays as saved`,
       countsOf(plan.files),
     ],
@@ -57,9 +57,10 @@ export function configurationReportText(report: ConfigurationReport): string {
       report.tables.flatMap(({ source, warnings }) => warnings.map((line) => `${source}: ${line}`)),
     ),
     ...report.commands.map(commandLines),
-    ...report.upgraded.map(({ path, diff }) =>
-      diff === null ? [`${path} was changed by upgrade-configuration`] : diff.trimEnd().split("\n"),
-    ),
+    ...report.edited.map(({ command, path, diff }) => [
+      `postfix ${command} changed ${path}${diff === null ? ", not shown" : ""}`,
+      ...(diff === null ? [] : diff.trimEnd().split("\n")),
+    ]),
     titled("postconf -n", changeLines(report.parameters, mainSecret)),
     titled("not done", report.problems),
   ]);
@@ -86,10 +87,9 @@ function countsOf(files: readonly PlannedFile[]): string {
 }
 
 function fileLine(file: PlannedFile): string {
-  const { action, path, savedPath, reason, mode, owner } = file;
-  const from = savedPath === null ? "" : ` (was ${savedPath})`;
+  const { action, path, reason, mode, owner } = file;
   const dress = action === "new" || action === "changed" ? `  ${mode.saved ?? ""} ${owner ?? ""}` : "";
-  return `${action.padEnd(7)}  ${path}${from}${dress}${reason === null ? "" : `: ${reason}`}${differenceWord(file)}`;
+  return `${action.padEnd(7)}  ${path}${dress}${reason === null ? "" : `: ${reason}`}${differenceWord(file)}`;
 }
 
 function differenceWord({ difference, mode }: PlannedFile): string {

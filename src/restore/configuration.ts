@@ -271,7 +271,9 @@ class Application {
     const results: TableResult[] = [];
     for (const [number, table] of tables.entries()) {
       this.#job.signal?.throwIfAborted();
-      results.push(await this.#buildTable(table, `${temporaryPrefix(this.#journal.run)}t${number}`));
+      // By our pid, because a postmap that outlived the run we go on with may still write under its own name.
+      const temporary = `${temporaryPrefix(this.#journal.run)}${process.pid}-t${number}`;
+      results.push(await this.#buildTable(table, temporary));
     }
     return results;
   }
@@ -297,42 +299,51 @@ class Application {
     const { plan, parametersHere } = this.#gathered;
     this.#job.report?.({ type: "config-step", step: "check", files: plan.files.length });
     const commands: CommandResult[] = [];
-    const upgraded: { path: string; diff: string | null }[] = [];
+    const edited: ConfigurationReport["edited"][number][] = [];
     for (const planned of plan.commands) {
-      const isUpgrade = planned.command === "upgrade-configuration" && planned.runs;
-      if (isUpgrade) upgraded.push(...(await this.#upgrade(planned, commands)));
-      else commands.push(await runPostfix(plan.configDirectory, planned));
+      const before = planned.runs ? this.#keepBeforeEdits() : [];
+      commands.push(await runPostfix(plan.configDirectory, planned));
+      edited.push(...before.flatMap((one) => this.#editOf(planned.command, one)));
     }
     const now = await readParameters(plan.configDirectory, this.#job.signal);
     return {
-      ...{ run: this.#journal.run, keptIn: this.#journal.directory, plan, tables, commands, upgraded },
+      ...{ run: this.#journal.run, keptIn: this.#journal.directory, plan, tables, commands, edited },
       written: written.filter(({ entry }) => entry.type !== "directory").length,
       parameters: parameterChanges(parametersHere.explicit, now.explicit, !plan.mainSecret),
       problems: problemsOf(plan, tables, commands, now.explicit.get("compatibility_level") ?? null),
     };
   }
 
-  /** Postfix edits main.cf and master.cf in place; copies of what the snapshot had stay with the run. */
-  async #upgrade(planned: PlannedCommand, commands: CommandResult[]): Promise<ConfigurationReport["upgraded"]> {
+  /**
+   * Postfix's own commands edit main.cf and master.cf in place: `upgrade-configuration` on purpose, and every one of them,
+   * `check` too, writes the directories main.cf sets through `$name` into it as they are then (`conf/post-install`). What the
+   * snapshot had stays with the run.
+   */
+  #keepBeforeEdits(): { place: Place; bytes: Buffer }[] {
     const { configDirectory } = this.#gathered.plan;
-    const places = ["main.cf", "master.cf"].map((name): Place => ({ base: configDirectory, steps: [name] }));
-    const before = places.map((place) => {
-      const here = lookAt(place);
-      this.#journal.keep(place, here, { kind: "any" });
-      const bytes = here.kind === "file" ? inParent(place, (at, name) => readRegularFile(at(name)).bytes) : null;
-      if (bytes !== null) writePrivate(join(this.#journal.directory, `${place.steps[0]}.as-saved`), bytes);
-      return bytes;
-    });
-    commands.push(await runPostfix(configDirectory, planned));
-    return places.flatMap((place, index) => {
+    return ["main.cf", "master.cf"].flatMap((name) => {
+      const place = { base: configDirectory, steps: [name] };
       const here = lookAt(place);
       if (here.kind !== "file") return [];
-      this.#journal.placed(place, { kind: "file", digest: here.digest });
-      const old = before[index] ?? null;
-      if (old !== null && digestOf(old).digest === here.digest) return [];
-      const shown = this.#gathered.plan.files.find(({ path }) => path === pathOf(place))?.secret === false;
-      return [{ path: pathOf(place), diff: shown ? (unifiedDiff(pathOf(place), old, here.content) ?? null) : null }];
+      this.#journal.keep(place, here, { kind: "any" });
+      const { bytes } = inParent(place, (at) => readRegularFile(at(name)));
+      const asSaved = join(this.#journal.directory, `${name}.as-saved`);
+      if (!existsSync(asSaved)) writePrivate(asSaved, bytes);
+      return [{ place, bytes }];
     });
+  }
+
+  #editOf(
+    command: PlannedCommand["command"],
+    { place, bytes }: { place: Place; bytes: Buffer },
+  ): ConfigurationReport["edited"] {
+    const path = pathOf(place);
+    const here = lookAt(place);
+    if (here.kind !== "file") return [];
+    this.#journal.placed(place, { kind: "file", digest: here.digest });
+    if (digestOf(bytes).digest === here.digest) return [];
+    const secret = this.#gathered.plan.files.find((one) => one.path === path)?.secret !== false;
+    return [{ command, path, diff: secret ? null : (unifiedDiff(path, bytes, here.content, editedSides) ?? null) }];
   }
 
   #wordFailure(error: unknown): unknown {
@@ -346,6 +357,8 @@ class Application {
     });
   }
 }
+
+const editedSides = { before: "as saved", after: "now" };
 
 /** An interrupted run of the same snapshot into the same place: its journal goes on. */
 function unfinishedRun(stateDirectory: string, plan: ConfigurationPlan): ConfigurationRun | undefined {
