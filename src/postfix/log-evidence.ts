@@ -19,6 +19,8 @@ export type TrailEnd = "finished" | "deleted" | "requeued" | "canceled" | "disca
  * may have several trails, one after the other.
  */
 export interface Trail {
+  /** When it began, on the scale of its lines' orders. */
+  readonly order: number;
   readonly id: string;
   /** False for lines of an instance that was not asked for: it can have taken a message over, but not be its origin. */
   readonly ours: boolean;
@@ -245,7 +247,17 @@ class Gatherer {
   private begin(record: LogRecord, id: string, ours: boolean, fact: LogFact): OpenTrail {
     const start = beginsTrail(fact) ? record.time : null;
     return {
-      ...{ id, ours, start, origin: null, messageId: null, sender: null, size: null, recipients: null },
+      ...{
+        order: this.order++,
+        id,
+        ours,
+        start,
+        origin: null,
+        messageId: null,
+        sender: null,
+        size: null,
+        recipients: null,
+      },
       ...{ first: record.time, last: record.time, end: null, arrival: start, lines: [] },
       ...{ watched: (ours && this.watch.ids.has(id)) || this.expected.has(id) },
       ...{ finals: 0, local: false, outcomes: 0 },

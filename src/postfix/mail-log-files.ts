@@ -90,7 +90,7 @@ function missingRotations(paths: readonly string[]): Map<string, string> {
   return missing;
 }
 
-/** The records of one second of a file; `second` never goes back within a file. */
+/** The records of one second of a file, or a part of them. */
 interface Second {
   readonly second: number;
   readonly records: LogRecord[];
@@ -151,14 +151,26 @@ class Source {
   }
 
   private add(record: LogRecord): void {
-    const second = Math.max(this.open?.second ?? this.first, Math.floor(record.time));
-    if (this.open?.second === second) this.open.records.push(record);
-    else {
-      if (this.open !== undefined) this.ready.push(this.open);
-      this.open = { second, records: [record] };
+    const second = this.secondFor(record.time);
+    if (this.open?.second === second && this.open.records.length < largestSecond) {
+      this.open.records.push(record);
+      return;
     }
+    if (this.open !== undefined) this.ready.push(this.open);
+    this.open = { second, records: [record] };
+  }
+
+  /** Late lines stay where they are; when the clock was put back by hours, what follows belongs where it says. */
+  private secondFor(time: number): number {
+    const before = this.open?.second ?? this.first;
+    const second = Math.floor(time);
+    return second < before && before - second < clockWasSet ? before : second;
   }
 }
+
+const clockWasSet = 3600;
+/** A second with more lines is taken in pieces. */
+const largestSecond = 20_000;
 
 /** The daemon of the records that stand for a file that is not there. */
 export const missingFile = "missing file";

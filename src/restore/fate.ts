@@ -150,8 +150,8 @@ export class FateFinder {
   private ofSent(question: Question, line: TrailLine, fact: DeliveryFact): Fate {
     const [named] = namedIds(fact);
     if (named !== undefined) return this.ofNamed(question, line, fact, named);
-    const again = this.arrivedAgain(question, line, fact);
-    if (again.length > 0) return this.followAll(again, question);
+    const again = this.ofReturn(question, line, fact);
+    if (again !== undefined) return again;
     if (question.filtered) {
       return (
         this.doubt(attemptStart(question.trail, line)) ??
@@ -178,21 +178,50 @@ export class FateFinder {
   }
 
   /**
-   * The same message, come again from what it was given to: a filter on this host or at the relay's address. A filter that
-   * answers only when it has handed the message back does so during the delivery; others later.
+   * The same message, come again from what it was given to. A filter that answers only when it has handed the message
+   * back does so during the delivery, others later. What else listens on this host may be a filter as well as a mailbox:
+   * there only what came during the delivery, for the same recipient, is taken for this message.
    */
-  private arrivedAgain({ trail, filtered }: Question, line: TrailLine, { relay, reply }: DeliveryFact): Trail[] {
+  private ofReturn(question: Question, line: TrailLine, { relay, reply }: DeliveryFact): Fate | undefined {
     const program = isProgram(relay) || (relay === "local" && reply.startsWith("delivered to command"));
-    if (!filtered && !program && !this.isInside(relay)) return [];
-    const begun = attemptStart(trail, line);
-    const later = [...this.log.cameOf(trail.id), ...this.log.withMessageId(trail.messageId ?? "")].filter(
-      (one) => one !== trail && (one.start ?? 0) >= begun - 1 && this.cameFromInside(one, relay),
+    const returned = this.returnedFrom(question, line, relay);
+    const named = returned.filter(({ origin }) => origin?.origId === question.trail.id);
+    const during = returned.filter(({ start }) => (start ?? 0) <= line.record.time + 1);
+    if (named.length > 0) return this.followAll(this.preferMine(named, question), question);
+    if (question.filtered || program) {
+      const all = this.preferMine(during.length > 0 ? during : returned, question);
+      return all.length > 0 ? this.followAll(all, question) : undefined;
+    }
+    if (!this.isInside(relay)) return undefined;
+    const mine = during.filter((trail) => this.isMine(trail, question));
+    if (mine.length > 0) return this.followAll(mine, question);
+    const silent = during.find((trail) => this.recipientsOf(trail).all.length === 0);
+    return (
+      silent &&
+      inDoubt(`it was delivered, or came again as ${silent.id}: the log does not say for whom that is`, line.record)
     );
-    const unique = [...new Set(later)];
-    const named = unique.filter(({ origin }) => origin?.origId === trail.id);
-    const candidates = named.length > 0 ? named : unique;
-    const during = candidates.filter(({ start }) => (start ?? 0) <= line.record.time + 1);
-    return during.length > 0 ? during : candidates;
+  }
+
+  private returnedFrom({ trail, path }: Question, line: TrailLine, relay: string): Trail[] {
+    const begun = attemptStart(trail, line);
+    const same = [...this.log.cameOf(trail.id), ...this.log.withMessageId(trail.messageId ?? "")];
+    return [...new Set(same)].filter(
+      (one) =>
+        one.order > trail.order &&
+        !path.includes(one) &&
+        (one.start ?? 0) >= begun - 1 &&
+        this.cameFromInside(one, relay),
+    );
+  }
+
+  private preferMine(trails: readonly Trail[], question: Question): readonly Trail[] {
+    const mine = trails.filter((trail) => this.isMine(trail, question));
+    return mine.length > 0 ? mine : trails;
+  }
+
+  private isMine(trail: Trail, { address }: Question): boolean {
+    const { named } = this.recipientsOf(trail);
+    return loggedForms(address).some((form) => named.has(form));
   }
 
   private cameFromInside({ origin }: Trail, relay: string): boolean {

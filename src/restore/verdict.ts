@@ -126,7 +126,8 @@ class Judging {
           });
     if (fate.verdict !== "deliver") return fate;
     const since = lines.findLast(({ record }) => record.time >= snapshotTime - 1);
-    return this.ofCapture(message, since) ?? this.ofOverdue(message, trail, since) ?? fate;
+    const told = since !== undefined || isTold(trail, lines);
+    return (told ? undefined : ofCapture(message)) ?? this.ofOverdue(message, trail, since) ?? fate;
   }
 
   /** `postsuper -r ALL` logs no ids; pickup(8) names the old one. */
@@ -135,18 +136,6 @@ class Judging {
       .cameOf(message.queueId)
       .filter(({ origin, start }) => origin?.kind === "pickup" && (start ?? 0) >= this.window.snapshotTime - 2);
     return next && this.fates.follow(next, { address, kin, path: [] });
-  }
-
-  /** What the snapshot itself knows of an attempt, and the log does not explain. */
-  private ofCapture(message: MessageEntry, since: TrailLine | undefined): Fate | undefined {
-    if (since !== undefined) return undefined;
-    if (message.finished) return inDoubt("it had left every queue when the backup ended, and the log does not say how");
-    if (message.inFlight === true || message.queue === "active") {
-      return inDoubt("it was being delivered when it was read, and the log has no outcome");
-    }
-    if (message.inFlight === null)
-      return inDoubt("it may have been in delivery when it was read, and the log has no outcome");
-    return undefined;
   }
 
   /** Deferred mail is tried again when it is due. A log that goes on long after without a word of it has a hole. */
@@ -214,6 +203,23 @@ class Judging {
     this.differences.push((other.start ?? 0) - message.arrival);
     return "other clock";
   }
+}
+
+/** Whether the last attempt in the log has an outcome for the recipient. */
+function isTold(trail: Trail | undefined, lines: readonly TrailLine[]): boolean {
+  const attempt = trail?.lines.findLast(({ fact }) => fact.kind === "active");
+  return attempt !== undefined && (lines.at(-1)?.order ?? -1) > attempt.order;
+}
+
+/** What the snapshot itself knows of an attempt, and the log does not explain. */
+function ofCapture(message: MessageEntry): Fate | undefined {
+  if (message.finished) return inDoubt("it had left every queue when the backup ended, and the log does not say how");
+  if (message.inFlight === true || message.queue === "active") {
+    return inDoubt("it was being delivered when it was read, and the log has no outcome");
+  }
+  if (message.inFlight === null)
+    return inDoubt("it may have been in delivery when it was read, and the log has no outcome");
+  return undefined;
 }
 
 /** Beside what the log shows by itself: what it should reach back and on to. */

@@ -60,7 +60,7 @@ class Primary implements AsyncDisposable {
     });
     const site = await Site.make();
     const filter = answer === undefined ? undefined : await ContentFilter.start(answer);
-    const postfix = await PrivatePostfix.create({ sink, retrySeconds: 2, ...options });
+    const postfix = await PrivatePostfix.create({ sink, retrySeconds: 3, ...options });
     if (filter !== undefined) await attach(postfix, filter);
     await postfix.start();
     const primary = new Primary(postfix, sink, site, new Random(seed));
@@ -284,7 +284,8 @@ describe.skipIf(!needs("root", "postfix"))("verdicts from the log of a primary t
 function expectBoth(judgement: Judgement): void {
   expect(judgement.warnings).toEqual([]);
   expect(tally(judgement).done ?? 0).toBeGreaterThan(0);
-  expect(tally(judgement).deliver ?? 0).toBeGreaterThan(0);
+  // All that is left may happen to be in an attempt when Postfix is killed.
+  expect((tally(judgement).deliver ?? 0) + (tally(judgement)["in-doubt"] ?? 0)).toBeGreaterThan(0);
 }
 
 function verdictsOf({ messages }: Judgement, which: (verdict: RecipientVerdict) => boolean): string[] {
