@@ -130,6 +130,14 @@ class Judging {
     return (told ? undefined : ofCapture(message)) ?? this.ofOverdue(message, trail, since) ?? fate;
   }
 
+  /** An id that another message had after the snapshot was free by then. */
+  private ofTakenId({ queueId }: MessageEntry): Fate | undefined {
+    const other = this.log.trails(queueId).some(({ ours, last }) => ours && last >= this.window.snapshotTime);
+    return other
+      ? inDoubt("its queue id is another message's in the log, which does not say what became of it")
+      : undefined;
+  }
+
   /** `postsuper -r ALL` logs no ids; pickup(8) names the old one. */
   private requeued(message: MessageEntry, address: string, kin: ReadonlySet<string>): Fate | undefined {
     const [next] = this.log
