@@ -119,6 +119,7 @@ class Judging {
       trail === undefined
         ? (this.fates.doubt(snapshotTime) ??
           this.requeued(message, address, kin) ??
+          this.ofTakenId(message) ??
           deliver("the log does not mention it"))
         : this.fates.fateOf({
             ...{ trail, lines, address, kin, settled },
