@@ -31,6 +31,8 @@ export interface CapturedMessage {
 /** A complete file that does not parse: kept as evidence, reported as a message that could not be read. */
 export interface DamagedMessage {
   readonly file: SpoolFile;
+  /** Where it was before we held it. */
+  readonly queue: QueueName;
   readonly problem: string;
   readonly digest: string;
   readonly size: number;
@@ -170,7 +172,7 @@ export class Capture {
       if (read.outcome === "moved") continue;
       if (read.outcome === "incomplete") return undefined;
       if (read.outcome === "damaged") {
-        this.#keepDamaged(at, read);
+        this.#keepDamaged(at, cameFrom ?? at.queue, read);
         return undefined;
       }
       this.#remember(at, read);
@@ -200,11 +202,11 @@ export class Capture {
     return { queue: "hold", role: placed === undefined ? { kind: "admin" } : { kind: placed.kind, run: placed.run } };
   }
 
-  #keepDamaged(file: SpoolFile, read: Extract<ReadOutcome, { outcome: "damaged" }>): void {
+  #keepDamaged(file: SpoolFile, queue: QueueName, read: Extract<ReadOutcome, { outcome: "damaged" }>): void {
     const { problem, digest, size, stat, bytes } = read;
     this.#damagedKeys.add(spoolKey(file));
     this.#problem(file.id, `can't be read as a message (${problem}); its bytes are kept as evidence`);
-    const damaged = { file, problem, digest, size, stat };
+    const damaged = { file, queue, problem, digest, size, stat };
     if (bytes === null) this.#largeDamaged.push(damaged);
     else {
       this.damaged.push(damaged);

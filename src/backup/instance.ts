@@ -124,8 +124,8 @@ export async function captureInstance(
   // Nobody delivers while Postfix is stopped; if somebody started it meanwhile, who knows.
   const started = !running && (await masterState(instance)) !== "stopped";
   const messages = started ? closed.messages.map((one) => ({ ...one, inFlight: null })) : closed.messages;
-  const damaged = capture.damaged.map(({ file, stat, digest, size }) =>
-    evidenceEntry(instance, `${file.queue}/${file.id}`, stat, { digest, bytes: size }),
+  const damaged = capture.damaged.map(({ file, queue, stat, digest, size }) =>
+    evidenceEntry(instance, `${queue}/${file.id}`, stat, { digest, bytes: size }),
   );
   return {
     instance,
