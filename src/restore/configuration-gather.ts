@@ -83,6 +83,8 @@ export interface Gathered extends Disposable {
   /** Of the target before anything is changed. */
   readonly parametersHere: PostfixParameters;
   readonly queueDirectoryHere: string;
+  /** The target's configuration directory without links: where main.cf lies. */
+  readonly realDirectory: string;
   /** With main.cf and master.cf of the snapshot. */
   readonly staged: StagedSettings;
 }
@@ -91,7 +93,8 @@ export interface Gathered extends Disposable {
 export async function gather(request: ConfigurationRequest): Promise<Gathered> {
   const manifest = await readTrusted(request.source, request.signal);
   const instance = instanceOf(request);
-  const here = await settingsHere(realDirectory(request.configDirectory), request.signal);
+  realDirectory(request.configDirectory);
+  const here = await settingsHere(resolve(request.configDirectory), request.signal);
   const entries = manifest.files.filter(
     ({ area, instance: owner }) =>
       area !== "report" && area !== "evidence" && (owner === null || owner === request.instance),
@@ -248,6 +251,7 @@ class Gathering {
       tables: tableWork,
       parametersHere: this.#here,
       queueDirectoryHere: this.#valueHere("queue_directory"),
+      realDirectory: this.#mapping.to,
       staged,
       [Symbol.dispose]: () => staged[Symbol.dispose](),
     };
@@ -378,22 +382,24 @@ class Gathering {
     const mainSecret = secret("main.cf");
     const masterSecret = secret("master.cf");
     const shown = (setting: string) => !(setting.startsWith("main.cf ") ? mainSecret : masterSecret);
-    const { from, to, root } = this.#mapping;
+    const { from, root } = this.#mapping;
+    // The name the operator uses: Postfix's tools compare it with names in multi_instance_directories.
+    const configDirectory = resolve(this.#request.configDirectory);
     const postfixVersion = this.#here.defaults.get("mail_version") ?? "0";
     const queueDirectory = this.#valueHere("queue_directory");
-    const running = (await masterState({ configDirectory: to, queueDirectory })) !== "stopped";
+    const running = (await masterState({ configDirectory, queueDirectory })) !== "stopped";
     return {
       ...{ snapshot: source.signed.id, host: source.signed.snapshot.host, time: source.signed.snapshot.time },
       ...{ instance: this.#instance.name, savedDirectory: from, savedVersion: this.#instance.postfixVersion },
-      ...{ configDirectory: to, root, postfixVersion, running, files, mainSecret },
+      ...{ configDirectory, root, postfixVersion, running, files, mainSecret },
       defaultDatabaseType: this.#value("default_database_type"),
       compatibilityLevel: parameters.explicit.get("compatibility_level") ?? null,
       tables: tables.map(({ planned }) => planned),
       lackingTypes: lackingTypes(parameters, shown),
-      moved: movedSettings(parameters, from, to, shown),
+      moved: movedSettings(parameters, from, configDirectory, shown),
       review: await this.#review(now),
       parameters: parameterChanges(this.#here.explicit, parameters.explicit, !mainSecret),
-      commands: await this.#commands(to, postfixVersion),
+      commands: await this.#commands(configDirectory, postfixVersion),
       warnings: this.#warnings(named, files, tables, work, running),
       key: this.#key(work),
     };
@@ -420,7 +426,7 @@ class Gathering {
   /** With `$config_directory` as it will be: what is below it is no difference between the hosts. */
   #scopesAsPlaced(): Scope[] {
     const { parameters } = this.#staged;
-    const explicit = new Map(parameters.explicit).set("config_directory", this.#mapping.to);
+    const explicit = new Map(parameters.explicit).set("config_directory", resolve(this.#request.configDirectory));
     return scopes({ ...parameters, explicit });
   }
 

@@ -39,7 +39,7 @@ export interface PlannedCommand {
   readonly why: string;
 }
 
-/** A parameter of `postconf -n` that is not what it was. Null: not set. Undefined values are never shown: main.cf is secret. */
+/** A parameter of `postconf -n` that is not what it was. Null: not set, or not shown because main.cf is secret. */
 export interface ParameterChange {
   readonly name: string;
   readonly here: string | null;

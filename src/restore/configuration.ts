@@ -153,7 +153,7 @@ class Application {
       const { work } = this.#gathered;
       const written = work.filter(({ planned }) => planned.action === "new" || planned.action === "changed");
       await this.#stageOrSweep(written);
-      const [last, first] = partition(written, isMainOrMaster(this.#gathered.plan.configDirectory));
+      const [last, first] = partition(written, isMainOrMaster(this.#gathered.realDirectory));
       this.#job.report?.({ type: "config-step", step: "place", files: written.length });
       for (const one of first) this.#place(one);
       const tables = await this.#buildTables();
@@ -320,9 +320,9 @@ class Application {
    * snapshot had stays with the run.
    */
   #keepBeforeEdits(): { place: Place; bytes: Buffer }[] {
-    const { configDirectory } = this.#gathered.plan;
+    const base = this.#gathered.realDirectory;
     return ["main.cf", "master.cf"].flatMap((name) => {
-      const place = { base: configDirectory, steps: [name] };
+      const place = { base, steps: [name] };
       const here = lookAt(place);
       if (here.kind !== "file") return [];
       this.#journal.keep(place, here, { kind: "any" });

@@ -145,6 +145,20 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("restoring config
     await expect(target.undo("20200101T000000-00000000")).rejects.toMatchObject({ kind: "usage" });
   });
 
+  test("a configuration directory that is a link is written behind it, under the name it is called by", async () => {
+    await using target = await standby(snapshot);
+    const link = join(target.postfix.directory, "by-another-name");
+    symlinkSync(target.postfix.configDirectory, link);
+    await using job = await configurationJob({ ...target.where, configDirectory: link });
+    const report = await applyConfiguration(job);
+    expect(report.problems).toEqual([]);
+    expect(lstatSync(link).isSymbolicLink()).toBe(true);
+    expect(report.plan.configDirectory).toBe(link);
+    expect(await query(target.postfix, `hash:${target.path("maps/h")}`, "h@in.test")).toBe("h@out.test");
+    expect((await target.undo(report.run)).left).toEqual([]);
+    expect(existsSync(target.path("maps/h"))).toBe(false);
+  });
+
   test("undo leaves alone what was changed since", async () => {
     await using target = await standby(snapshot);
     write(target.path("maps/t"), "old\n");
