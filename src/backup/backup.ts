@@ -84,6 +84,7 @@ export async function backup(request: BackupRequest): Promise<BackupReport> {
     const plan = planPart(entries, request.host, store.index);
     const part = await storePart(plan, request, store.pace, signal);
     const snapshot = await describe({ ...request, signal }, { store, captured, entries, plan, part, started });
+    await refuseCondemned(snapshot, request, signal);
     const { id, bytes } = await request.repository.commit(snapshot, request.signingKey, signal);
     saveSeen(
       request.stateDirectory,
@@ -267,6 +268,19 @@ async function storePart(
   await pace(part.sealed.length);
   await request.repository.putPart(part.id, part.sealed, signal);
   return { id: part.id, bytes: part.sealed.length };
+}
+
+/** A prune on another host may have begun after we looked; what it has listed is not to be counted on. */
+async function refuseCondemned(
+  { parts, packs }: Snapshot,
+  { repository, trusted }: BackupRequest,
+  signal: AbortSignal,
+): Promise<void> {
+  const condemned = await repository.condemned(trusted, signal);
+  if (![...parts, ...packs].some(({ id }) => condemned.has(id))) return;
+  throw new OperatorError("failed", "a prune has removed packs that this backup built upon, while it ran", {
+    hints: ["run the backup again: it stores anew what is gone"],
+  });
 }
 
 interface Done {
