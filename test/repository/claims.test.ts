@@ -28,6 +28,7 @@ import { FaultyStore } from "../support/faulty-store.ts";
 import { chooseSeed, Random } from "../support/random.ts";
 import { digestFrom } from "../support/records.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
+import { until } from "../support/wait.ts";
 
 const scratch = makeScratch();
 afterAll(() => destroyScratch(scratch));
@@ -453,9 +454,10 @@ describe("claiming at one time", () => {
     const stop = new AbortController();
     const reason = new Error("stopped");
     const waiting = takeClaim({ ...request(low, "mx2"), settleMs: 60_000, signal: stop.signal });
-    await delay(150);
+    const ended = waiting.catch((error: unknown) => error);
+    await until(async () => (await look()).standing.length === 1, { everyMs: 20, what: "the claim" });
     stop.abort(reason);
-    expect(await waiting.catch((error: unknown) => error)).toBe(reason);
+    expect(await ended).toBe(reason);
     const { standing, withdrawn } = await look();
     expect({ standing, reasons: withdrawn.map(({ withdrawal }) => withdrawal.reason) }).toEqual({
       standing: [],
