@@ -1,5 +1,5 @@
 import { hash } from "node:crypto";
-import { closeSync, fstatSync, lstatSync, openSync, type Stats } from "node:fs";
+import { type BigIntStats, closeSync, fstatSync, lstatSync, openSync, readSync, type Stats } from "node:fs";
 import { checkStructure } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { messageQueues } from "../postfix/queue.ts";
@@ -9,12 +9,11 @@ import { differentFacts } from "../snapshot/compare.ts";
 import type { MessageEntry } from "../snapshot/manifest.ts";
 import { digestOfDescriptor } from "../system/digest.ts";
 import { run } from "../system/exec.ts";
-import { readDescriptor } from "../system/files.ts";
 import type { RunMessage } from "./journal.ts";
 import type { PlacedMessage, Work } from "./place.ts";
 
-/** Files up to this size are read whole; larger ones in pieces. */
-const wholeRead = 1024 * 1024;
+/** Files that fit are read whole, into the same memory each: with memory of its own, each would cost more than its reading. */
+const memory = Buffer.allocUnsafeSlow(1024 * 1024);
 
 /**
  * Read a staged message back and compare it with what the manifest says: the bytes by their digest, and by Postfix's own
@@ -26,38 +25,51 @@ const wholeRead = 1024 * 1024;
 export function proveMessage(path: string, { entry, message }: Work): { problem: string | null; changed: bigint } {
   const fd = openSync(path, "r");
   try {
-    const stat = fstatSync(fd);
-    const problem = differentBytes(fd, stat, entry) ?? differentPlacement(stat, message);
-    return { problem, changed: fstatSync(fd, { bigint: true }).ctimeNs };
+    const stat = fstatSync(fd, { bigint: true });
+    const problem = differentBytes(fd, Number(stat.size), entry) ?? differentPlacement(lookOf(stat), message);
+    return { problem, changed: stat.ctimeNs };
   } finally {
     closeSync(fd);
   }
 }
 
-function differentBytes(fd: number, stat: Stats, entry: MessageEntry): string | null {
-  if (stat.size !== entry.file.bytes) return `it has ${stat.size} bytes, not ${entry.file.bytes}`;
-  const bytes = stat.size <= wholeRead ? readDescriptor(fd).bytes : null;
+function differentBytes(fd: number, size: number, entry: MessageEntry): string | null {
+  if (size !== entry.file.bytes) return `it has ${size} bytes, not ${entry.file.bytes}`;
+  const bytes = size <= memory.length ? memory.subarray(0, readSync(fd, memory, 0, size, 0)) : null;
   const digest = bytes === null ? digestOfDescriptor(fd).digest : hash("sha256", bytes, "hex");
   if (digest !== entry.file.digest) return "its bytes do not have the digest of the manifest";
   try {
-    return differentFacts(readQueueFile(bytes === null ? descriptorSource(fd, stat.size) : bufferSource(bytes)), entry);
+    return differentFacts(readQueueFile(bytes === null ? descriptorSource(fd, size) : bufferSource(bytes)), entry);
   } catch (error) {
     if (error instanceof QueueFileDamaged) return error.problem;
     throw error;
   }
 }
 
-function differentPlacement(stat: Stats, planned: RunMessage): string | null {
-  const mode = stat.mode & 0o7777;
+/** What can be seen of a file without opening it, as far as Postfix cares. */
+interface Look {
+  /** With the bits of the type. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Whole seconds: Postfix compares no fractions, and not every file system keeps them. */
+  readonly seconds: number;
+}
+
+function lookOf(stat: Stats | BigIntStats): Look {
+  const { mode, uid, gid, mtimeMs } = stat;
+  const seconds = typeof mtimeMs === "bigint" ? Number(mtimeMs / 1000n) : Math.trunc(mtimeMs / 1000);
+  return { mode: Number(mode), uid: Number(uid), gid: Number(gid), seconds };
+}
+
+function differentPlacement(look: Look, planned: RunMessage): string | null {
+  const mode = look.mode & 0o7777;
   if (mode !== planned.mode) return `its mode is ${mode.toString(8)}, not ${planned.mode.toString(8)}`;
-  if (stat.uid !== planned.uid || stat.gid !== planned.gid) {
-    return `its owner is ${stat.uid}:${stat.gid}, not ${planned.uid}:${planned.gid}`;
+  if (look.uid !== planned.uid || look.gid !== planned.gid) {
+    return `its owner is ${look.uid}:${look.gid}, not ${planned.uid}:${planned.gid}`;
   }
-  // Postfix compares whole seconds, and not every file system keeps fractions.
-  if (Math.trunc(stat.mtimeMs / 1000) !== Math.trunc(planned.mtime)) {
-    return `its time is ${stat.mtimeMs / 1000}, not ${planned.mtime}`;
-  }
-  return null;
+  const seconds = Math.trunc(planned.mtime);
+  return look.seconds === seconds ? null : `its time is ${look.seconds}, not ${seconds}`;
 }
 
 export interface PlacementProof {
@@ -117,7 +129,7 @@ function differentFile({ path, inode, message }: PlacedMessage): string | null {
   // An inode number beyond 2^53 loses its last digits here; a bigint stat costs four times as much.
   if (stat.ino !== Number(inode)) return "another file has its name";
   if (stat.nlink !== 1) return `it has ${stat.nlink} names`;
-  return differentPlacement(stat, message);
+  return differentPlacement(lookOf(stat), message);
 }
 
 /** Ids that postcat(1) can't open and print. It takes many ids per call and stops at the first it can't read. */

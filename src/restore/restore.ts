@@ -241,7 +241,6 @@ interface Placing {
  */
 async function placeRest(job: RestoreJob, placing: Placing, rest: Rest): Promise<RestoreReport> {
   const { journal, guard } = placing;
-  job.signal?.throwIfAborted();
   guard.check();
   job.report?.({ type: "step", step: "place", messages: rest.toPlace.length });
   const placer = new Placer(job.instance, journal, (placement, id) => {
@@ -254,6 +253,7 @@ async function placeRest(job: RestoreJob, placing: Placing, rest: Rest): Promise
   journal.visible();
   placed.push(...live.map((placement) => placer.place(placement)));
   placer.sync();
+  sweepTemporaries(job.instance, journal.run); // of messages that were not proven
   job.report?.({ type: "step", step: "check", messages: placed.length });
   const proof = await provePlaced(job.instance, placed, rest.placed);
   guard.check();

@@ -28,12 +28,13 @@ export interface StagedMessages {
  */
 export async function stageMessages(job: StageJob, run: string, work: readonly Work[]): Promise<StagedMessages> {
   const { instance, report } = job;
-  const files = work.flatMap((one, index) => filesOf(instance, run, one).map((file) => ({ ...file, work: index })));
+  const files = work.flatMap((one) => filesOf(instance, run, one));
   makeWaitingRooms(instance, work.length);
   report?.({ type: "step", step: "stage", messages: work.length });
   const proofs = await stageAndProve(job, run, work, files);
   report?.({ type: "step", step: "sync", messages: work.length });
   await runProgram("sync", ["--file-system", instance.queueDirectory], { timeoutMs: 60 * 60_000 });
+  job.signal?.throwIfAborted();
   return sorted(instance, work, proofs);
 }
 
@@ -48,27 +49,24 @@ async function stageAndProve(
   job: StageJob,
   run: string,
   work: readonly Work[],
-  files: readonly (StageFile & { readonly work: number })[],
+  files: readonly StageFile[],
 ): Promise<Proof[]> {
   const proofs = work.map((): Proof => ({ inodes: [], problem: "it was not staged", changed: 0n }));
-  const firstFiles = firstFileOfEach(files);
+  // Which message a file is of, and which of its files: the message itself is the first.
+  const places = work.flatMap(({ entry }, number) =>
+    [0, ...entry.logs.map((_, n) => n + 1)].map((file) => ({ number, file })),
+  );
   const source = { ...job.source, reader: job.reader, processors: job.processors, signal: job.signal };
   let done = 0;
   await stageFiles(files, source, (index, inode) => {
-    const { work: number = 0 } = files[index] ?? {};
-    const [one, proof, first = 0] = [work[number], proofs[number], firstFiles[number]];
-    if (one === undefined || proof === undefined) return;
-    proof.inodes[index - first] = inode;
-    if (index === first) Object.assign(proof, proveMessage(temporaryPath(job.instance, "message", run, number), one));
+    const { number = -1, file = 0 } = places[index] ?? {};
+    const [one, proof] = [work[number], proofs[number]];
+    if (one === undefined || proof === undefined) throw new RangeError(`file ${index} belongs to no message`);
+    proof.inodes[file] = inode;
+    if (file === 0) Object.assign(proof, proveMessage(temporaryPath(job.instance, "message", run, number), one));
     if (++done % 1000 === 0) job.report?.({ type: "staged", done, total: files.length });
   });
   return proofs;
-}
-
-function firstFileOfEach(files: readonly { readonly work: number }[]): number[] {
-  const first: number[] = [];
-  for (const [index, { work }] of files.entries()) first[work] ??= index;
-  return first;
 }
 
 function sorted(instance: PostfixInstance, work: readonly Work[], proofs: readonly Proof[]): StagedMessages {
@@ -86,20 +84,17 @@ function sorted(instance: PostfixInstance, work: readonly Work[], proofs: readon
   return { staged, unproven };
 }
 
-/** The message first, then its logs; `proveAll` counts on the order. */
+/** The message first, then its logs; `stageAndProve` counts on the order. */
 function filesOf(instance: PostfixInstance, run: string, { message, entry }: Work): StageFile[] {
   const { ownerUid, ownerGid } = instance;
-  const logs = entry.logs.map((log) => ({
-    stored: log,
-    path: temporaryPath(instance, log.log, run, message.number),
-    mode: log.mode & 0o777,
-    uid: ownerUid,
-    gid: ownerGid,
-    mtime: log.mtime,
+  const { number, uid, gid, mode, mtime } = message;
+  const logs = entry.logs.map(({ log, digest, bytes, pack, mode: logMode, mtime: logTime }) => ({
+    ...{ digest, bytes, pack, path: temporaryPath(instance, log, run, number) },
+    ...{ mode: logMode & 0o777, uid: ownerUid, gid: ownerGid, mtime: logTime },
   }));
-  const { uid, gid, mode, mtime } = message;
-  const path = temporaryPath(instance, "message", run, message.number);
-  return [{ stored: entry.file, path, mode, uid, gid, mtime }, ...logs];
+  const { digest, bytes, pack } = entry.file;
+  const path = temporaryPath(instance, "message", run, number);
+  return [{ digest, bytes, pack, path, mode, uid, gid, mtime }, ...logs];
 }
 
 function placementOf(

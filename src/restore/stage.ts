@@ -7,9 +7,7 @@ import type { Repository } from "../repository/repository.ts";
 import type { StoredFile } from "../snapshot/manifest.ts";
 
 /** A file of a snapshot to be written, and how and where it lies when it is done. */
-export interface StageFile extends Omit<StageTarget, "digest"> {
-  readonly stored: StoredFile;
-}
+export interface StageFile extends StageTarget, StoredFile {}
 
 export interface StageSource {
   readonly repository: Repository;
@@ -48,9 +46,9 @@ export async function stageFiles(
 
 function byPack(files: readonly StageFile[]): Map<string, number[]> {
   const packs = new Map<string, number[]>();
-  for (const [index, { stored }] of files.entries()) {
-    const indexes = packs.get(stored.pack);
-    if (indexes === undefined) packs.set(stored.pack, [index]);
+  for (const [index, { pack }] of files.entries()) {
+    const indexes = packs.get(pack);
+    if (indexes === undefined) packs.set(pack, [index]);
     else indexes.push(index);
   }
   return packs;
@@ -64,9 +62,8 @@ async function allOrFirstFailure(workers: readonly Promise<void>[]): Promise<voi
 }
 
 async function stagePack(pack: string, files: readonly StageFile[], source: StageSource): Promise<bigint[]> {
-  const targets = files.map(({ stored, ...target }) => ({ ...target, digest: stored.digest }));
-  const isLarge = files.some(({ stored }) => stored.bytes > largeFile);
-  const result = await (isLarge ? stageLarge : stageSmall)(pack, targets, source).catch((error) => {
+  const isLarge = files.some(({ bytes }) => bytes > largeFile);
+  const result = await (isLarge ? stageLarge : stageSmall)(pack, files, source).catch((error) => {
     throw withAdvice(pack, error);
   });
   if (result.failure !== null) throw notWritten(result.failure);

@@ -157,8 +157,9 @@ function directoriesOf(entries: readonly LaidOut[]): string[] {
 
 function stageFile(entry: LaidOut, stage: string): StageFile[] {
   if (entry.stored === null) return [];
-  const { stored, mtime } = entry;
-  return [{ stored, path: join(stage, entry.path), mode: modeOf(entry), ...ownerOf(entry.owner), mtime }];
+  const { digest, bytes, pack } = entry.stored;
+  const path = join(stage, entry.path);
+  return [{ digest, bytes, pack, path, mode: modeOf(entry), ...ownerOf(entry.owner), mtime: entry.mtime }];
 }
 
 function makeLink({ path, target, owner, mtime }: LaidOut, stage: string): void {

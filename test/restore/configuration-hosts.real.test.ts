@@ -245,6 +245,7 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("a restore of con
     await using target = await standby(taken);
     dirty(target);
     const { configDirectory, directory } = target.postfix;
+    mkdirSync(join(directory, "tmp"));
     const before = everything(configDirectory, target.root);
     cpSync(configDirectory, join(directory, "pristine"), { recursive: true, preserveTimestamps: true });
     const random = new Random(Number(process.env.SEED ?? Date.now() % 1_000_000));
@@ -285,6 +286,8 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("a restore of con
       expect(everything(configDirectory, target.root)).toEqual(before);
     }
     expect(interrupted).toBeGreaterThan(1);
+    await timeOf(target);
+    expect(readdirSync(join(directory, "tmp"))).toEqual([]);
   }, 400_000);
 
   /** Milliseconds from the first event to the end of an undisturbed run. */
@@ -304,7 +307,7 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("a restore of con
 
   async function begin(target: Standby) {
     const child = spawn(process.execPath, [program, JSON.stringify(target.where)], {
-      env: { ...process.env, PATH: withSbin },
+      env: { ...process.env, PATH: withSbin, TMPDIR: join(target.postfix.directory, "tmp") },
       stdio: ["ignore", "pipe", "inherit"],
     });
     const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));

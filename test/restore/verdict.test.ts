@@ -260,6 +260,27 @@ describe("mail handed on inside this system", () => {
     expect(await verdictOf(child(fromFilter, active) + handed(queuedAs))).toMatchObject({ verdict: "in-doubt" });
   });
 
+  test("as an id that came up only long after: deliver", async () => {
+    const log =
+      handed(queuedAs) +
+      child(fromFilter, "", "12:30:00") +
+      attempt("12:30:01", "sent (250)", { of: "0AAAAAAAA", since: "12:30:00" });
+    expect(await verdictOf(log)).toMatchObject({ verdict: "deliver" });
+  });
+
+  test("is not taken for what it came from itself", async () => {
+    const parent = `
+      11:00:00 smtpd 0CCCCCCCC: client=web[127.0.0.1]
+      11:00:00 cleanup 0CCCCCCCC: message-id=<1@src.test>`;
+    const handing = attempt("11:00:00", `sent (250 Ok: queued as ${id})`, { of: "0CCCCCCCC", relay });
+    const own = `
+      11:00:00 smtpd ${id}: client=localhost[127.0.0.1]
+      11:00:00 cleanup ${id}: message-id=<1@src.test>`;
+    const saved = attempt("11:00:00", "sent (250 saved)", { relay: "127.0.0.1[127.0.0.1]:24" });
+    const log = `${parent + own + saved + handing}\n12:01:00 smtpd connect from x`;
+    expect((await judged(log)).recipients[0]).toMatchObject({ verdict: "done", reason: "it was delivered" });
+  });
+
   test("as an id of another system that happens to be one of ours: done", async () => {
     const other = `\n12:04:59 cleanup 0AAAAAAAA: message-id=<other@x>`;
     expect(await verdictOf(other + attempt("12:05:00", "sent (250 Ok: queued as 0AAAAAAAA)"))).toMatchObject({
@@ -385,6 +406,16 @@ describe("mail handed on inside this system", () => {
       expect(await verdictOf(partly, { messages })).toMatchObject({ verdict: "deliver" });
     });
 
+    test("is in doubt while an alias that failed before is tried again", async () => {
+      const first = `
+        12:05:00 qmgr ${id}: from=<s@src.test>, size=848, nrcpt=1 (queue active)
+        12:05:00 local ${id}: to=<bob@local.test>, orig_to=<list@local.test>, relay=local, delay=3900, delays=3900/0/0/0, dsn=2.0.0, status=sent (delivered to mailbox)
+        12:05:00 local ${id}: to=<eve@local.test>, orig_to=<list@local.test>, relay=local, delay=3900, delays=3900/0/0/0, dsn=4.2.2, status=deferred (full)`;
+      const again = `${first}\n12:06:00 qmgr ${id}: from=<s@src.test>, size=848, nrcpt=1 (queue active)`;
+      expect(await verdictOf(first, { messages })).toMatchObject({ verdict: "deliver" });
+      expect(await verdictOf(again, { messages })).toMatchObject({ verdict: "in-doubt" });
+    });
+
     test("whose copy for somebody else is not finished is in doubt", async () => {
       const copy = child(fromFilter, outcome("sent (250 Ok)")) + handed(queuedAs);
       const bcc = `\n12:05:00 smtp 0AAAAAAAA: to=<archive@dst.test>, relay=none, delay=0, delays=0/0/0/0, dsn=4.0.0, status=deferred (450)`;
@@ -419,6 +450,11 @@ describe("lines belong to a message", () => {
     const log = `${earlier}\n10:30:00 smtp ${id}: to=<a@dst.test>, relay=x[192.0.2.1]:25, delay=1800, delays=1800/0/0/0, dsn=2.0.0, status=sent (250)\n10:30:00 qmgr ${id}: removed`;
     expect((await judged(log + before)).verdicts).toEqual(["deliver"]);
     expect((await judged(`${log}\n11:59:00 smtpd connect from x`)).verdicts).toEqual(["deliver"]);
+  });
+
+  test("by time: what left before the snapshot is not what the snapshot has", async () => {
+    const log = `11:30:00 qmgr ${id}: removed\n12:01:00 smtpd connect from x`;
+    expect((await judged(log)).verdicts).toEqual(["deliver"]);
   });
 
   test("by Message-ID, or by sender and size", async () => {
