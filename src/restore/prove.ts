@@ -101,8 +101,9 @@ export async function provePlaced(
   }
   const moved = earlier.filter((message) => differentFile(message) !== null).length;
   const queue = [...(moved === 0 ? miscounted(instance, [...placed, ...earlier]) : []), ...(await structure(instance))];
-  for (const id of await unreadable(instance, [...placed, ...earlier], signal))
-    messages.set(id, "postcat can't read it");
+  for (const id of await unreadable(instance, [...placed, ...earlier], signal)) {
+    if (!messages.has(id)) messages.set(id, "postcat can't read it");
+  }
   const changed =
     moved === 0
       ? []

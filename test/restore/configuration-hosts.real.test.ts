@@ -311,7 +311,7 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("a restore of con
       stdio: ["ignore", "pipe", "inherit"],
     });
     const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
-    await new Promise((resolve) => child.stdout.once("data", resolve));
+    await Promise.race([new Promise((resolve) => child.stdout.once("data", resolve)), ended]);
     child.stdout.resume();
     return { child, ended };
   }

@@ -1,9 +1,24 @@
-import { chownSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { OperatorError } from "../../src/errors.ts";
 import { placedHolds } from "../../src/holds/placed.ts";
 import { loadInstance } from "../../src/postfix/instance.ts";
+import { readRuns } from "../../src/restore/journal.ts";
 import { planOnly, restoreInto } from "../../src/restore/restore.ts";
 import { guardMaster } from "../../src/restore/target.ts";
 import type { ManifestEntry } from "../../src/snapshot/manifest.ts";
@@ -340,6 +355,47 @@ describe.skipIf(!needs("root", "postfix"))("a restore into an instance", () => {
     await using _into = into;
     expect(report).toMatchObject({ restored: 4 });
     expect([0, 1, 2, 3].map((index) => find(index))).toMatchObject(Array(4).fill({ queue: "hold", hold: "restore" }));
+  });
+
+  test.each([
+    ["is gone", (path: string) => rmSync(path), /not where it was put/],
+    [
+      "is another file",
+      (path: string) => {
+        copyFileSync(path, `${path}.x`);
+        renameSync(`${path}.x`, path);
+      },
+      /another file has its name/,
+    ],
+    ["has a second name", (path: string) => linkSync(path, join(target.directory, `second-${Date.now()}`)), /2 names/],
+    ["has another mode", (path: string) => chmodSync(path, 0o600), /mode/],
+    [
+      "can't be read by postcat",
+      (path: string) => {
+        const { atime, mtime } = statSync(path);
+        truncateSync(path, 100);
+        utimesSync(path, atime, mtime);
+      },
+      /postcat/,
+    ],
+  ])("claims nothing for a message that %s when it is looked at again", async (_, spoil, problem) => {
+    const into = await PrivatePostfix.create();
+    await using _into = into;
+    await using job = await handMadeJob(handMade, taken.signed, into);
+    let id = "";
+    const report = await restoreInto({
+      ...job,
+      report: (event) => {
+        if (event.type !== "step" || event.step !== "check") return;
+        const [path = ""] = into.files("deferred").sort();
+        id = path.split("/").at(-1) ?? "";
+        spoil(path);
+      },
+    });
+    const { from = "" } = report.renamed.find(({ to }) => to === id) ?? {};
+    expect(report.unproven).toContainEqual({ queueId: from, problem: expect.stringMatching(problem) });
+    expect(report.unproven.filter(({ queueId }) => queueId !== from && queueId !== "")).toEqual([]);
+    expect(readRuns(job.stateDirectory)).toMatchObject([{ phase: "ended", outcome: "incomplete" }]);
   });
 
   test("says so when mail of the snapshot was restored into the queue before", async () => {
