@@ -119,7 +119,8 @@ class Gatherer {
   private forgotten = 0;
   private order = 0;
   private readonly massChanges: MassChange[] = [];
-  private readonly deletions = new Map<number | null, number>();
+  /** How often a postsuper has named an id with an action. */
+  private readonly told = new Map<string, number>();
   private readonly droppingSince = new Map<number | null, number>();
   private readonly lastOfPid = new Map<number, number>();
   private readonly words = new Map<string, string>();
@@ -188,11 +189,11 @@ class Gatherer {
 
   /** With ids given, postsuper logs each before the count; with `ALL` it logs the count alone. */
   private massChange(record: LogRecord, action: MassAction, count: number): void {
-    const told = action === "deleted" ? (this.deletions.get(record.pid) ?? 0) : 0;
+    const told = this.told.get(`${action} ${record.pid}`) ?? 0;
     const alone = action === "renamed" || action === "held" || action === "deleted";
     if (alone && this.isOurs(record) && count > told)
       this.massChanges.push({ time: record.time, action, line: copy(record) });
-    this.deletions.delete(record.pid);
+    this.told.delete(`${action} ${record.pid}`);
   }
 
   private message(given: LogRecord, id: string): void {
@@ -271,10 +272,13 @@ class Gatherer {
     if (fact.kind === "delivery") noteDelivery(trail, record, fact);
     if (fact.kind === "requeued") trail.end = "requeued";
     if (fact.kind === "removed") trail.end = fact.how;
-    if (fact.kind === "removed" && fact.how === "deleted") {
-      this.deletions.set(record.pid, (this.deletions.get(record.pid) ?? 0) + 1);
-    }
+    if (record.daemon === "postsuper") this.noteTold(record, fact.kind === "removed" ? "deleted" : fact.kind);
     if (trail.end !== null && !trail.watched && this.ended.at(-1) !== trail) this.ended.push(trail);
+  }
+
+  private noteTold({ pid }: LogRecord, action: string): void {
+    const key = `${action} ${pid}`;
+    this.told.set(key, (this.told.get(key) ?? 0) + 1);
   }
 
   private noteOrigin(trail: OpenTrail, fact: Extract<LogFact, { kind: "client" | "pickup" }>): void {

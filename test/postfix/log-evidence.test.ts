@@ -1,5 +1,7 @@
+import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import type { Watch } from "../../src/postfix/log-evidence.ts";
+import { gatherEvidence, type Trail, type Watch } from "../../src/postfix/log-evidence.ts";
+import { readMailLogs } from "../../src/postfix/mail-log-files.ts";
 import { clockTime, evidenceOf } from "../support/log-lines.ts";
 
 const nobody: Watch = { ids: new Set(), messageIds: new Set(), uids: new Set() };
@@ -182,11 +184,31 @@ test("postsuper's changes without ids are told from those with", async () => {
      12:00:02 postfix/postsuper[2] Deleted: 0 messages
      12:00:03 postfix/postsuper[3] Deleted: 8 messages
      12:00:04 postfix/postsuper[4] Renamed to match inode number: 2 messages
-     12:00:05 postfix/postsuper[5] Requeued: 2 messages`,
+     12:00:05 postfix/postsuper[5] Requeued: 2 messages
+     12:00:06 postfix/postsuper[6] 015D2431FEC: placed on hold
+     12:00:06 postfix/postsuper[6] Placed on hold: 1 message
+     12:00:07 postfix/postsuper[7] Placed on hold: 9 messages`,
     nobody,
   );
   expect(log.massChanges.map(({ action, time }) => [action, time])).toEqual([
     ["deleted", clockTime("12:00:03")],
     ["renamed", clockTime("12:00:04")],
+    ["held", clockTime("12:00:07")],
   ]);
+});
+
+test("a log of a real instance is understood whole", async () => {
+  const path = fileURLToPath(new URL("../fixtures/mail-logs/postfix-3.7.11", import.meta.url));
+  const batches = readMailLogs([path], { reference: Date.parse("2026-11-25T00:00:00Z") / 1000, zone: "UTC" });
+  const ids = ["015D2431FEB", "0C70A431FE9", "B95B9431FDB", "78208431FCD", "824B7431FCE", "A9B38431FCE", "D7B94431FCC"];
+  const log = await gatherEvidence(batches, watching(...ids));
+  const ends = ids.map((id) => log.trails(id).map(({ end }: Trail) => end));
+  expect(ends).toEqual([["finished"], ["finished"], ["requeued"], [null], ["deleted"], [null], ["finished"]]);
+  expect(log.cameOf("B95B9431FDB")).toMatchObject([
+    { id: "78208431FCD", messageId: "<8.8350.1795550342737@letters.test>" },
+  ]);
+  expect(log.massChanges.map(({ line }) => line.text)).toEqual(["Deleted: 8 messages"]);
+  expect(log.gaps).toEqual([]);
+  // What `postsuper -d ALL` took, and the message whose client went away: Postfix 3.7 logs neither end.
+  expect(log.unfinished()).toHaveLength(9);
 });
