@@ -1,9 +1,10 @@
-import { existsSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { OperatorError } from "../errors.ts";
 import { hostFiles, type NamedFile, namedFiles } from "../postfix/maps.ts";
 import { type PostfixParameters, readParameters } from "../postfix/parameters.ts";
+import { processName } from "../system/processes.ts";
 
 /** main.cf and master.cf by themselves, in a private directory that Postfix's commands can be pointed at. */
 export class StagedSettings implements Disposable {
@@ -17,7 +18,7 @@ export class StagedSettings implements Disposable {
 
   /**
    * Ask this host's Postfix what files of another say. A crash leaves the directory in the system's temporary directory,
-   * readable by root alone.
+   * readable by root alone; the next run removes it.
    *
    * @param configDirectory what `$config_directory` stands for
    * @throws OperatorError `refused` when it can't be read; without quoting, as the file may be secret
@@ -27,7 +28,8 @@ export class StagedSettings implements Disposable {
     configDirectory: string,
     signal?: AbortSignal,
   ): Promise<StagedSettings> {
-    const directory = mkdtempSync(join(tmpdir(), "spoolsafe-settings-"));
+    sweepDead();
+    const directory = mkdtempSync(join(tmpdir(), `${prefix}${process.pid}-`));
     try {
       for (const [name, bytes] of [["main.cf", files.main] as const, ["master.cf", files.master] as const]) {
         writeFileSync(join(directory, name), bytes, { mode: 0o600 });
@@ -52,6 +54,18 @@ export class StagedSettings implements Disposable {
 }
 
 const longAgo = 1_000_000_000;
+const prefix = "spoolsafe-settings-";
+
+/** Directories of ours whose process is gone; who else may write to the temporary directory can't make us follow a link. */
+function sweepDead(): void {
+  for (const name of readdirSync(tmpdir())) {
+    const [, pid] = new RegExp(`^${prefix}(\\d+)-\\w+$`).exec(name) ?? [];
+    if (pid === undefined || processName(Number(pid)) !== undefined) continue;
+    const path = join(tmpdir(), name);
+    const stat = lstatSync(path, { throwIfNoEntry: false });
+    if (stat?.isDirectory() && stat.uid === process.getuid?.()) rmSync(path, { recursive: true, force: true });
+  }
+}
 
 function unreadable(): OperatorError {
   return new OperatorError("refused", "Postfix here can't read main.cf or master.cf of the snapshot", {
