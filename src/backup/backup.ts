@@ -326,7 +326,7 @@ async function describe(request: BackupRequest, done: Done): Promise<Snapshot> {
     messages,
     bytes: bytesOf(entries),
     storedBytes: part.bytes + sum([...store.written.values()]),
-    newMessages: messages.total - reused.length,
+    newMessages: captured.reduce((total, one) => total + one.messages.length, 0) - reused.length,
     reusedMessages: reused.length,
     hold: {
       held: sum(captured.map((one) => one.holds.held)),

@@ -333,14 +333,16 @@ function evidenceEntry(
   };
 }
 
+/** What finished during the run is in the snapshot, because nobody but a log knows how it ended, and in no queue's count. */
 function count(
-  messages: readonly CapturedMessage[],
+  captured: readonly CapturedMessage[],
   closed: { readonly vanished: number; readonly incomplete: number; readonly finished: number },
 ): MessageCounts {
   const per = Object.fromEntries(messageQueues.map((queue) => [queue, 0])) as Record<
     (typeof messageQueues)[number],
     number
   >;
+  const messages = captured.filter(({ finished }) => !finished);
   for (const message of messages) per[message.queue]++;
   const unknown = messages.some((message) => message.inFlight === null);
   return {

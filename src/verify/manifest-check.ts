@@ -58,13 +58,15 @@ function countDamages({ id, snapshot }: SignedSnapshot, { messages }: Manifest):
   ];
 }
 
-function countProblems(counted: SignedSnapshot["snapshot"]["messages"], messages: readonly MessageEntry[]): string[] {
+function countProblems(counted: SignedSnapshot["snapshot"]["messages"], all: readonly MessageEntry[]): string[] {
+  // What finished during the run is in the manifest, and in the count of no queue.
+  const messages = all.filter(({ finished }) => !finished);
   const unknown = messages.some(({ inFlight }) => inFlight === null);
   const found = {
     total: messages.length,
     ...Object.fromEntries(messageQueues.map((queue) => [queue, messages.filter((one) => one.queue === queue).length])),
     inFlight: unknown ? null : messages.filter(({ inFlight }) => inFlight === true).length,
-    finishedDuringRun: messages.filter(({ finished }) => finished).length,
+    finishedDuringRun: all.length - messages.length,
   } as Partial<Record<keyof typeof counted, number | null>>;
   const names = ["total", ...messageQueues, "inFlight", "finishedDuringRun"] as const;
   return names.flatMap((name) =>

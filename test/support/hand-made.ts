@@ -198,11 +198,9 @@ export class HandMade implements AsyncDisposable {
     this.#parts = [...this.#parts, { id: part.id, bytes: part.sealed.length, kind }];
   }
 
-  #record({ messages, files }: Manifest, over: Partial<Snapshot>): Snapshot {
-    const stored = [
-      ...messages.flatMap(({ file, logs }) => [file, ...logs]),
-      ...files.flatMap(({ file }) => file ?? []),
-    ];
+  #record({ messages: all, files }: Manifest, over: Partial<Snapshot>): Snapshot {
+    const messages = all.filter(({ finished }) => !finished);
+    const stored = [...all.flatMap(({ file, logs }) => [file, ...logs]), ...files.flatMap(({ file }) => file ?? [])];
     const counts = {
       total: messages.length,
       ...{ incoming: 0, active: 0, deferred: 0, hold: 0, maildrop: 0, incomplete: 0, vanished: 0 },
@@ -212,9 +210,9 @@ export class HandMade implements AsyncDisposable {
       inFlight: messages.some(({ inFlight }) => inFlight === null)
         ? null
         : messages.filter((one) => one.inFlight).length,
-      finishedDuringRun: messages.filter(({ finished }) => finished).length,
+      finishedDuringRun: all.length - messages.length,
     };
-    const bytes = messages.flatMap(({ file, logs }) => [file, ...logs]).reduce((sum, file) => sum + file.bytes, 0);
+    const bytes = all.flatMap(({ file, logs }) => [file, ...logs]).reduce((sum, file) => sum + file.bytes, 0);
     return snapshotOf(this.key, {
       repository: this.repository.id,
       number: (this.#last?.snapshot.number ?? 0) + 1,
