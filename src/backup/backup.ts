@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import type { AgeRecipients } from "../crypto/keys.ts";
 import type { SigningKey, TrustedKeys } from "../crypto/sign.ts";
 import { OperatorError } from "../errors.ts";
@@ -95,6 +96,9 @@ export async function backup(request: BackupRequest): Promise<BackupReport> {
     const problems = captured.flatMap((one) => one.problems);
     const durationMs = Math.round(request.clock.now() - started);
     return { id, snapshot, storedBytes: snapshot.storedBytes + bytes, durationMs, problems };
+  } catch (error) {
+    // What a run that has lost its lock throws is the consequence; the loss is the reason.
+    throw signal.aborted && !request.signal.aborted ? signal.reason : error;
   } finally {
     for (const lock of locks) await lock.release();
   }
@@ -114,6 +118,12 @@ async function lockQueues(instances: readonly PostfixInstance[]): Promise<HeldLo
   const locks: HeldLock[] = [];
   const directories = [...new Set(instances.map((instance) => instance.queueDirectory))].sort();
   for (const directory of directories) {
+    // flock(1) would make a file of that name.
+    if (!existsSync(directory)) {
+      throw new OperatorError("failed", `the queue directory ${directory} is not there`, {
+        hints: ["mount the queue's file system", "let `postfix check` create the queue directories of a new instance"],
+      });
+    }
     const lock = await tryLock(directory);
     if (lock !== undefined) {
       locks.push(lock);
