@@ -98,7 +98,7 @@ export class Site implements AsyncDisposable {
     return { ...report, events };
   }
 
-  /** Write a configuration for the command line that speaks of these instances, and return its path. */
+  /** Write a configuration for the command line that speaks of these instances (none: of all there are), and return its path. */
   configure(
     postfixes: readonly PrivatePostfix[],
     postfixKeys: Readonly<Record<string, string | number | boolean>> = {},
@@ -118,7 +118,9 @@ export class Site implements AsyncDisposable {
       `key_file = ${JSON.stringify(join(this.directory, "signing.key"))}`,
       `trusted_keys_file = ${JSON.stringify(join(this.directory, "trusted.pub"))}`,
       "[postfix]",
-      `config_directories = ${JSON.stringify(postfixes.map((one) => one.configDirectory))}`,
+      ...(postfixes.length === 0
+        ? []
+        : [`config_directories = ${JSON.stringify(postfixes.map((one) => one.configDirectory))}`]),
       ...more,
     ];
     writeFileSync(path, `${lines.join("\n")}\n`);
