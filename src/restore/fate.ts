@@ -43,6 +43,7 @@ export class FateFinder {
   private readonly gaps: readonly LogGap[];
   private readonly ownAddresses: ReadonlySet<string>;
   private readonly recipients = new Map<Trail, LoggedRecipients>();
+  private readonly strangers = new WeakMap<ReadonlySet<string>, Map<Trail, readonly LoggedRecipient[]>>();
 
   constructor(log: LogEvidence, gaps: readonly LogGap[], ownAddresses: readonly string[]) {
     this.log = log;
@@ -80,12 +81,11 @@ export class FateFinder {
     const { all, named } = this.recipientsOf(trail);
     const mine = new Set(loggedForms(from.address).flatMap((form) => named.get(form) ?? []));
     if (mine.size > 0) {
-      const strangers = all.filter(({ names }) => !names.some((name) => from.kin.has(name)));
-      return withStrangers(
-        combine([...mine].map(({ lines }) => ask(lines))),
-        strangers.map(({ lines }) => ask(lines)),
-        trail.end === null && (trail.recipients ?? 0) > Math.max(all.length, from.kin.size),
-      );
+      const own = combine([...mine].map(({ lines }) => ask(lines)));
+      if (own.verdict !== "done") return own;
+      const strangers = this.strangersOf(trail, from.kin).map(({ lines }) => ask(lines));
+      const unseen = trail.end === null && (trail.recipients ?? 0) > Math.max(all.length, from.kin.size);
+      return withStrangers(own, strangers, unseen);
     }
     const complete = all.length > 0 && (trail.end === "finished" || all.length >= (trail.recipients ?? Infinity));
     return complete ? combine(all.map(({ lines }) => ask(lines))) : ask([]);
@@ -95,6 +95,15 @@ export class FateFinder {
     const known = this.recipients.get(trail) ?? readRecipients(trail);
     this.recipients.set(trail, known);
     return known;
+  }
+
+  /** Recipients of a trail that its origin did not have. */
+  private strangersOf(trail: Trail, kin: ReadonlySet<string>): readonly LoggedRecipient[] {
+    const known = this.strangers.get(kin)?.get(trail);
+    if (known !== undefined) return known;
+    const found = this.recipientsOf(trail).all.filter(({ names }) => !names.some((name) => kin.has(name)));
+    this.strangers.set(kin, new Map([...(this.strangers.get(kin) ?? []), [trail, found]]));
+    return found;
   }
 
   private followAll(trails: readonly Trail[], question: Question): Fate {
@@ -305,7 +314,7 @@ export class FateFinder {
 
   /** Expired mail is returned to its sender as a whole, without a line for each recipient. */
   private ofExpiry({ trail, lines, path }: Question): Fate | undefined {
-    const expired = trail.lines.findLast(({ fact }) => fact.kind === "expired");
+    const expired = milestonesOf(trail).findLast(({ fact }) => fact.kind === "expired");
     const last = lines.at(-1);
     if (expired === undefined || (last !== undefined && last.order > expired.order)) return undefined;
     return isFollowedByAttempt(trail, [expired]) ? undefined : this.ofNotice(trail, expired, path);
@@ -325,7 +334,7 @@ function ofEnd({ trail }: Question): Fate | undefined {
 }
 
 function ofOpenAttempt({ trail, lines, since, settled }: Question): Fate | undefined {
-  const attempt = trail.lines.findLast(({ fact }) => fact.kind === "active" || fact.kind === "locked");
+  const attempt = milestonesOf(trail).findLast(({ fact }) => fact.kind === "active" || fact.kind === "locked");
   if (attempt === undefined) return undefined;
   const last = lines.at(-1);
   if (last !== undefined && last.order > attempt.order) return undefined;
@@ -344,6 +353,15 @@ function stillQueued({ lines }: Question): Fate {
   return deliver("its last attempt was deferred", last.record);
 }
 
+const milestones = new WeakMap<Trail, readonly TrailLine[]>();
+
+/** A trail's lines that are no deliveries: few, however many recipients it has. */
+export function milestonesOf(trail: Trail): readonly TrailLine[] {
+  const known = milestones.get(trail) ?? trail.lines.filter(({ fact }) => fact.kind !== "delivery");
+  milestones.set(trail, known);
+  return known;
+}
+
 function deliveryOf(fact: TrailLine["fact"]): DeliveryFact | undefined {
   return fact.kind === "delivery" ? fact : undefined;
 }
@@ -355,13 +373,13 @@ function isFinal(fact: DeliveryFact | undefined): boolean {
 /** Those of the lines that belong to the attempt of the last of them. */
 function lastAttempt(trail: Trail, lines: readonly TrailLine[]): TrailLine[] {
   const last = lines.at(-1)?.order ?? 0;
-  const start = trail.lines.findLast(({ fact, order }) => fact.kind === "active" && order < last)?.order ?? -1;
+  const start = milestonesOf(trail).findLast(({ fact, order }) => fact.kind === "active" && order < last)?.order ?? -1;
   return lines.filter(({ order }) => order > start);
 }
 
 function isFollowedByAttempt(trail: Trail, lines: readonly TrailLine[]): boolean {
   const last = lines.at(-1)?.order ?? -1;
-  return trail.lines.some(({ fact, order }) => fact.kind === "active" && order > last);
+  return milestonesOf(trail).some(({ fact, order }) => fact.kind === "active" && order > last);
 }
 
 /** When the attempt of a delivery began, by its own delays. */
@@ -369,18 +387,18 @@ function attemptStart(trail: Trail, line: TrailLine): number {
   const fact = deliveryOf(line.fact);
   if (fact?.activeFor !== null && fact?.activeFor !== undefined) return line.record.time - fact.activeFor - 1;
   return (
-    trail.lines.findLast(({ fact: one, record }) => one.kind === "active" && record.time <= line.record.time)?.record
-      .time ?? trail.first
+    milestonesOf(trail).findLast(({ fact: one, record }) => one.kind === "active" && record.time <= line.record.time)
+      ?.record.time ?? trail.first
   );
 }
 
 function endOf(trail: Trail): LogRecord | undefined {
-  return trail.lines.findLast(({ fact }) => fact.kind === "removed" || fact.kind === "requeued")?.record;
+  return milestonesOf(trail).findLast(({ fact }) => fact.kind === "removed" || fact.kind === "requeued")?.record;
 }
 
 /** The notice to the sender after a failure; that of a failed alias is sent before its line is logged. */
 function noticeOf(trail: Trail, line: TrailLine): { id: string; time: number } | undefined {
-  const notices = trail.lines.flatMap(({ fact, record, order }) =>
+  const notices = milestonesOf(trail).flatMap(({ fact, record, order }) =>
     fact.kind === "notice" && fact.about === "failure" && fact.toSender
       ? [{ id: fact.id, time: record.time, order }]
       : [],
@@ -429,7 +447,6 @@ function readRecipients(trail: Trail): LoggedRecipients {
 
 /** A recipient is served as its message's successor served it; other recipients that only the successor had count too. */
 function withStrangers(own: Fate, strangers: readonly Fate[], unseen: boolean): Fate {
-  if (own.verdict !== "done") return own;
   const left = strangers.find(({ verdict }) => verdict === "deliver" || verdict === "in-doubt");
   if (left !== undefined)
     return inDoubt("it was delivered, but another recipient its message had got was not", left.proof ?? own.proof);

@@ -3,7 +3,7 @@ import { loggedForms } from "../postfix/log-facts.ts";
 import type { LogGap } from "../postfix/log-gaps.ts";
 import { lineOf } from "../postfix/mail-log.ts";
 import type { MessageEntry } from "../snapshot/manifest.ts";
-import { clock, deliver, done, type Fate, FateFinder, inDoubt, type Verdict } from "./fate.ts";
+import { clock, deliver, done, type Fate, FateFinder, inDoubt, milestonesOf, type Verdict } from "./fate.ts";
 
 export type { Verdict } from "./fate.ts";
 
@@ -73,6 +73,14 @@ function toVerdict({ verdict, reason, proof }: Fate): RecipientVerdict {
   return proof === undefined ? { verdict, reason } : { verdict, reason, evidence: lineOf(proof) };
 }
 
+/** A message with its trail, if the log has one. */
+interface Bound {
+  readonly message: MessageEntry;
+  readonly trail: Trail | undefined;
+  /** How the log may write its recipients. */
+  readonly kin: ReadonlySet<string>;
+}
+
 class Judging {
   readonly fates: FateFinder;
   private readonly log: LogEvidence;
@@ -95,7 +103,8 @@ class Judging {
       return eachPending(message, () => inDoubt("the log has this message at another time: its time zone is another"));
     }
     const lines = bound === undefined ? [] : linesByRecipient(message, bound, this.window);
-    return eachPending(message, (address, index) => this.ofRecipient(message, bound, lines[index] ?? [], address));
+    const whole = { message, trail: bound, kin: formsOf(message) };
+    return eachPending(message, (address, index) => this.ofRecipient(whole, address, lines[index] ?? []));
   }
 
   warnings(): string[] {
@@ -106,14 +115,8 @@ class Judging {
     ];
   }
 
-  private ofRecipient(
-    message: MessageEntry,
-    trail: Trail | undefined,
-    lines: readonly TrailLine[],
-    address: string,
-  ): Fate {
+  private ofRecipient({ message, trail, kin }: Bound, address: string, lines: readonly TrailLine[]): Fate {
     const { snapshotTime } = this.window;
-    const kin = formsOf(message);
     const settled = message.inFlight === false && (message.queue === "deferred" || message.queue === "hold");
     const fate =
       trail === undefined
@@ -216,7 +219,7 @@ class Judging {
 
 /** Whether the last attempt in the log has an outcome for the recipient. */
 function isTold(trail: Trail | undefined, lines: readonly TrailLine[]): boolean {
-  const attempt = trail?.lines.findLast(({ fact }) => fact.kind === "active");
+  const attempt = trail && milestonesOf(trail).findLast(({ fact }) => fact.kind === "active");
   return attempt !== undefined && (lines.at(-1)?.order ?? -1) > attempt.order;
 }
 
@@ -320,7 +323,7 @@ const clockSlack = 10;
 const pickupSeconds = 180;
 
 function isHeld(message: MessageEntry, trail: Trail | undefined): boolean {
-  const last = trail?.lines.findLast(({ fact }) => fact.kind === "held" || fact.kind === "released");
+  const last = trail && milestonesOf(trail).findLast(({ fact }) => fact.kind === "held" || fact.kind === "released");
   return last === undefined ? message.queue === "hold" : last.fact.kind === "held";
 }
 
