@@ -18,7 +18,8 @@ describe.skipIf(!needs("root", "postfix"))("a backup", () => {
     expect(manifest.files.map((file) => file.path)).toContain(`${postfix.configDirectory}/main.cf`);
   });
 
-  test.each(["hold", "freeze", "live"] as const)(
+  // Most of the time these wait for the sink; side by side they take as long as one.
+  test.concurrent.each(["hold", "freeze", "live"] as const)(
     "in mode %s neither loses nor doubles mail that flows meanwhile",
     { timeout: 180_000 },
     async (mode) => {
