@@ -25,9 +25,25 @@ describe.skipIf(!needs("root", "postfix"))("a backup", () => {
     async (mode) => {
       await using site = await Site.make();
       await using sink = await Sink.start({
-        domains: { "slow.test": { delayMs: 400 }, "defer.test": { rcpt: "450 4.2.0 try later" } },
+        domains: {
+          "slow.test": { delayMs: 400 },
+          "crawl.test": { delayMs: 400 },
+          "defer.test": { rcpt: "450 4.2.0 try later" },
+        },
       });
-      await using postfix = await PrivatePostfix.start({ sink, retrySeconds: 2 });
+      await using postfix = await PrivatePostfix.start({
+        sink,
+        retrySeconds: 2,
+        // One a second: the others wait in qmgr's memory, whatever becomes of their files meanwhile.
+        transports: { "crawl.test": `crawl:[127.0.0.1]:${sink.port("crawl.test")}` },
+        master: ["crawl unix - - n - - smtp"],
+        main: { crawl_destination_rate_delay: "1s" },
+      });
+      const crawling = await postfix.submit(
+        Array.from({ length: 10 }, (_, n) =>
+          plainLetter({ sender: "a@source.test", recipients: [`c${n}@crawl.test`] }),
+        ),
+      );
       const retried = await postfix.submit(
         Array.from({ length: 100 }, (_, n) =>
           plainLetter({ sender: "a@source.test", recipients: [`r${n}@defer.test`] }),
@@ -61,7 +77,7 @@ describe.skipIf(!needs("root", "postfix"))("a backup", () => {
         expect(laterIds.map((id) => retryTimeOf(postfix, id))).toEqual(retryTimes);
         expect(heldIds.map((id) => statusOf(postfix, id))).toEqual(untouched);
       }
-      const letters = [...(await flowing), ...retried, ...later];
+      const letters = [...(await flowing), ...crawling, ...retried, ...later];
       sink.set("defer.test", {});
       await postfix.flush();
       await until(() => postfix.counts().deferred + postfix.counts().active + postfix.counts().incoming === 0, {
