@@ -10,10 +10,15 @@ import { type Audit, Sink } from "./support/sink.ts";
  * stops losing mail, then either Postfix has changed or our oracle is blind, and the tests of our own way prove nothing.
  */
 describe.skipIf(!needs("root", "postfix"))("hold, copy, release of all mail", () => {
-  test("loses mail, and the sink sees it", async () => {
-    const { lost, doubled } = await holdAndRelease(async () => {});
-    process.stderr.write(`naive hold and release: 30 sent, ${lost.length} lost, ${doubled.length} doubled\n`);
-    expect(lost.length + doubled.length).toBeGreaterThan(0);
+  test("loses mail, and the sink sees it", { timeout: 300_000 }, async () => {
+    let harmed = 0;
+    // On a machine that does nothing else it loses 25 of 30 every time; on a busy one deliveries may end before the release.
+    for (let attempt = 0; attempt < 5 && harmed === 0; attempt++) {
+      const { lost, doubled } = await holdAndRelease(async () => {});
+      process.stderr.write(`naive hold and release: 30 sent, ${lost.length} lost, ${doubled.length} doubled\n`);
+      harmed = lost.length + doubled.length;
+    }
+    expect(harmed).toBeGreaterThan(0);
   });
 
   test("loses none behind a reload that was waited for", async () => {

@@ -39,7 +39,8 @@ describe.skipIf(!needs("root", "postfix")).concurrent("killed between the first 
       if (kept.length > 0) caught++;
       const listed = listHolds(site.stateDirectory, await loadInstance(postfix.configDirectory));
       const [recovery] = await recover(site, postfix);
-      if (kept.length > 0) expect(listed.map((hold) => hold.kind)).toContain("capture");
+      // A release that outlived its spoolsafe may have given them back while we looked.
+      for (const hold of listed) expect(hold.kind === "capture" && kept.includes(hold.queueId)).toBe(true);
       expect(recovery?.stillHeld ?? []).toEqual([]);
       expect(new Set(holds(postfix))).toEqual(admin);
       expect(retryTimes(postfix)).toEqual(before);
@@ -110,11 +111,13 @@ describe.skipIf(!needs("root", "postfix")).concurrent("killed between the first 
     }
     process.stderr.write(`mail was on hold at ${caught} of ${rounds} kills\n`);
     expect(caught).toBeGreaterThan(0);
-    await postfix.flush();
-    await until(() => postfix.counts().deferred + postfix.counts().active + postfix.counts().incoming === 0, {
-      timeoutMs: 240_000,
-      what: () => JSON.stringify(postfix.counts()),
-    });
+    // What qmgr found "still being delivered" waits in incoming, a minute ahead, until it is looked at again.
+    const left = () => postfix.counts().deferred + postfix.counts().active + postfix.counts().incoming;
+    const flushed = async () => {
+      await postfix.flush();
+      return left() === 0;
+    };
+    await until(flushed, { everyMs: 2000, timeoutMs: 240_000, what: () => JSON.stringify(postfix.counts()) });
     expect(sink.audit(letters)).toEqual({ lost: [], doubled: [] });
   });
 });

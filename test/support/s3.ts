@@ -6,6 +6,8 @@ import type { ObjectServer } from "./object-server.ts";
 /** A plain client of the SDK for what tests do behind the store's back. */
 export function plainClient(server: ObjectServer): S3Client {
   return new S3Client({
+    // A server that has just started on a busy machine asks for patience.
+    maxAttempts: 8,
     endpoint: server.endpoint,
     region: "us-east-1",
     forcePathStyle: true,
