@@ -1,16 +1,16 @@
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { listHolds } from "../../src/holds/list.ts";
 import { recoverHolds } from "../../src/holds/recover.ts";
 import { loadInstance } from "../../src/postfix/instance.ts";
-import { bufferSource, readQueueFile } from "../../src/postfix/queue-file.ts";
 import { systemClock } from "../../src/system/clock.ts";
 import { spoolsafe } from "../support/cli.ts";
 import { needs } from "../support/needs.ts";
 import { PrivatePostfix, plainLetter, type Submitted, until } from "../support/postfix.ts";
 import { Sink } from "../support/sink.ts";
 import { Site } from "../support/site.ts";
+import { undelivered } from "../support/undelivered.ts";
 
 /*
  * A freeze whose barrier can't be confirmed. What it held may be in a queue manager's memory, and released without a new
@@ -64,10 +64,8 @@ describe.skipIf(!needs("root", "postfix"))("a freeze without a new queue manager
     expect([...(recovered[0]?.released ?? [])].sort()).toEqual(ours);
     expect(postfix.daemonPids("qmgr").some((pid) => before.includes(pid))).toBe(false);
     expect(journals(site)).toEqual([]);
-    await until(() => postfix.counts().deferred + postfix.counts().active + postfix.counts().incoming === 0, {
-      timeoutMs: 60_000,
-      what: () => JSON.stringify(postfix.counts()),
-    });
+    const delivered = () => undelivered(postfix).length === admins.length;
+    await until(delivered, { timeoutMs: 60_000, what: () => JSON.stringify(postfix.counts()) });
     expect(sink.audit(letters)).toEqual({ lost: [], doubled: [] });
     expect(onHold(postfix)).toEqual(admins);
   });
@@ -124,16 +122,10 @@ describe.skipIf(!needs("root", "postfix"))("a freeze", () => {
     expect(report.snapshot.messages.inFlight).toBe(1);
     // qmgr met the late one with its agent's lock on it, and looks at it again after a minute.
     await until(() => sink.waiting === 0 && sink.deliveries.length === 2, { what: "the end of the late delivery" });
-    const left = [...postfix.files("incoming"), ...postfix.files("active"), ...postfix.files("deferred")];
-    await until(() => left.every((path) => !existsSync(path) || !waiting(path)), { what: "its recipient's mark" });
+    await until(() => undelivered(postfix).length === 0, { what: "its recipient's mark" });
     expect(sink.audit([soon, late].flatMap((one) => one ?? []))).toEqual({ lost: [], doubled: [] });
   });
 });
-
-/** Whether a queue file has recipients that are not done. */
-function waiting(path: string): boolean {
-  return readQueueFile(bufferSource(readFileSync(path))).recipients.some((recipient) => !recipient.done);
-}
 
 function slowLetters(count: number, domain = "slow.test") {
   return Array.from({ length: count }, (_, n) => plainLetter({ recipients: [`f${n}@${domain}`] }));

@@ -5,7 +5,6 @@ import { describe, expect, test } from "vitest";
 import { recordPlaced } from "../../src/holds/placed.ts";
 import { PackReader } from "../../src/pack/pack-pool.ts";
 import { loadInstance } from "../../src/postfix/instance.ts";
-import { bufferSource, readQueueFile } from "../../src/postfix/queue-file.ts";
 import { builtProgram, spoolsafe } from "../support/cli.ts";
 import { fillDeferred } from "../support/mail.ts";
 import { needs } from "../support/needs.ts";
@@ -13,6 +12,7 @@ import { groupId, PrivatePostfix, plainLetter, until, userId } from "../support/
 import { Sink } from "../support/sink.ts";
 import { Site } from "../support/site.ts";
 import { SmtpClient } from "../support/smtp.ts";
+import { undelivered } from "../support/undelivered.ts";
 
 const root = join(import.meta.dirname, "..", "..");
 
@@ -139,7 +139,10 @@ describe.skipIf(!needs("root", "postfix"))("an interrupted backup", () => {
     expect(journals(site)).toEqual([]);
     expect(await site.repository.snapshotRefs()).toEqual([]);
     // qmgr met those that were in delivery with their agent's lock, and looks at them again after a minute: they are done.
-    await until(() => undelivered(postfix) === 0, { timeoutMs: 60_000, what: () => JSON.stringify(postfix.counts()) });
+    await until(() => undelivered(postfix).length === 0, {
+      timeoutMs: 60_000,
+      what: () => JSON.stringify(postfix.counts()),
+    });
     expect(sink.audit(letters)).toEqual({ lost: [], doubled: [] });
   });
 });
@@ -304,21 +307,6 @@ describe.skipIf(!needs("root", "postfix"))("files in deferred", () => {
 /** Whether anything is on hold at this moment. */
 function holding(postfix: PrivatePostfix): boolean {
   return readdirSync(join(postfix.queueDirectory, "hold")).length > 0;
-}
-
-/** Recipients in any queue that are not done. */
-function undelivered(postfix: PrivatePostfix): number {
-  const files = ["incoming", "active", "deferred", "hold"].flatMap((queue) => postfix.files(queue));
-  return files.flatMap(waiting).length;
-}
-
-function waiting(path: string): string[] {
-  try {
-    const { recipients } = readQueueFile(bufferSource(readFileSync(path)));
-    return recipients.filter((recipient) => !recipient.done).map((recipient) => recipient.address);
-  } catch {
-    return [path]; // it has moved: look again
-  }
 }
 
 function namesIn(postfix: PrivatePostfix, queue: string): string[] {
