@@ -317,7 +317,8 @@ function namesIn(postfix: PrivatePostfix, queue: string): string[] {
 }
 
 function retryTimes(postfix: PrivatePostfix): Map<string, number> {
-  return new Map(namesIn(postfix, "deferred").map((id) => [id, lstatSync(postfix.find(id) ?? "").mtimeMs]));
+  const files = postfix.files("deferred").map((path) => [basename(path), lstatSync(path).mtimeMs] as const);
+  return new Map(files.sort());
 }
 
 function journals(site: Site): string[] {

@@ -202,7 +202,8 @@ describe.skipIf(!needs("root", "postfix"))("recovery of what a dead run held", (
   }
 
   function retryTimes(): Map<string, number> {
-    return new Map(deferred().map((id) => [id, lstatSync(postfix.find(id) ?? "").mtimeMs]));
+    const files = postfix.files("deferred").map((path) => [basename(path), lstatSync(path).mtimeMs] as const);
+    return new Map(files.sort());
   }
 
   /** The pid of the run's postsuper once it is stopped. */
