@@ -64,7 +64,7 @@ describe.skipIf(!needs("root", "postfix"))("mail on hold", () => {
     expect(report.problems).toEqual([]);
     expect(report.snapshot.hold).toMatchObject({ held: 370, released: 370 });
     expect(report.snapshot.hold.longestMs).toBeGreaterThanOrEqual(Math.floor(seen.longestMs) - 2);
-    expect(report.snapshot.hold.longestMs).toBeLessThan(seen.longestMs + 3000);
+    expect(report.snapshot.hold.longestMs).toBeLessThan(seen.longestMs + 10_000);
     const held = heldByLog(postfix);
     expect(held).toHaveLength(370);
     expect(held.filter((id) => due.includes(id))).toEqual([]);
@@ -380,10 +380,13 @@ class HoldWatch {
       process.stdout.write("watching\\n");
       process.on("SIGTERM", () => { process.stdout.write(JSON.stringify({ longestMs, messages: first.size })); process.exit(); });
       setInterval(() => {
-        const now = performance.now();
-        for (const id of readdirSync(process.argv[1])) {
-          if (!first.has(id)) first.set(id, now);
-          longestMs = Math.max(longestMs, now - first.get(id));
+        // Both times on the safe side: it was there after the one and before the other.
+        const before = performance.now();
+        const ids = readdirSync(process.argv[1]);
+        const after = performance.now();
+        for (const id of ids) {
+          if (!first.has(id)) first.set(id, after);
+          longestMs = Math.max(longestMs, before - first.get(id));
         }
       }, 1);`;
     const watch = new HoldWatch(
