@@ -157,7 +157,7 @@ export interface BatchOnHold {
  *
  * It reports after it has moved a message, so one that was killed may have moved one more: the next in its list, moved
  * (ctime) in the moment after its last report. And where the host itself went down, the reports may have gone with it
- * while the moves are on disk: then what we announced, and what was moved between that and the boot, is ours.
+ * while the moves are on disk: then what we announced and what was moved in one go from there on is ours.
  */
 export function batchOnHold(
   journal: CaptureJournal,
@@ -172,10 +172,11 @@ export function batchOnHold(
   if (said.count !== undefined) return { ours: reported, unclear: [] };
   const announced = batch.messages.map(([id]) => id);
   const silent = without(announced, [...journal.start.preheld, ...said.ids]).flatMap((id) => moved(instance, id) ?? []);
+  const reportedMoves = reported.flatMap((id) => moved(instance, id) ?? []);
   const unreported =
     journal.start.bootId === currentBootId()
       ? movedWhenKilled(journal, batch, said.ids, silent)
-      : movedBefore(clock.now() - uptime() * 1000, batch, silent);
+      : movedInOneGo(clock.now() - uptime() * 1000, journal, batch, reportedMoves, silent);
   return {
     ours: [...reported, ...unreported],
     unclear: without(
@@ -218,9 +219,28 @@ const killedWithinMs = 2000;
 /** Times of files are those of the kernel's last tick, up to 10 ms before the time of day. */
 const clockGrainMs = 10;
 
-function movedBefore(boot: number, batch: JournalBatch, silent: readonly Moved[]): string[] {
-  const since = Date.parse(batch.since) - clockGrainMs;
-  return silent.flatMap(({ id, at }) => (at >= since && at <= boot ? [id] : []));
+/**
+ * What postsuper had moved when the host went down, as far as order and time prove it: in the order of its list, each within
+ * a moment of the batch's announcement, of the last report or of the move before. A run may have died long before its
+ * host did, and what an administrator held in between is not ours.
+ */
+function movedInOneGo(
+  boot: number,
+  journal: CaptureJournal,
+  batch: JournalBatch,
+  reported: readonly Moved[],
+  silent: readonly Moved[],
+): string[] {
+  const since = Date.parse(batch.since);
+  const output = statSync(postsuperOutput(journal.path, batch.batch, "hold"), { throwIfNoEntry: false });
+  let lastSign = Math.max(since, output?.mtimeMs ?? 0, ...reported.map(({ at }) => at));
+  const ours: string[] = [];
+  for (const { id, at } of silent) {
+    if (at < since - clockGrainMs || at > boot || at - lastSign >= killedWithinMs) continue;
+    ours.push(id);
+    lastSign = Math.max(lastSign, at);
+  }
+  return ours;
 }
 
 /** The file of a message that is on hold, or undefined. */

@@ -139,6 +139,18 @@ describe.skipIf(!needs("root", "postfix"))("recovery of what a dead run held", (
     expect(onHold()).toEqual([...admins, ...ids.slice(4)].sort());
   });
 
+  test("leaves what an administrator held between the death of a run and a reboot, and says so", async () => {
+    const ids = deferred().slice(0, 5);
+    // Announced a minute ago; the run died before its postsuper held anything.
+    const journal = await killedAfter(0, ids, 60_000);
+    writeFileSync(journal, readFileSync(journal, "utf8").replace(/"bootId":"[^"]*"/, '"bootId":"another boot"'));
+    await postfix.hold(ids.slice(0, 2));
+    const booting = Date.now() + 1000 + uptime() * 1000;
+    const recovered = await recover({ clock: { ...systemClock, now: () => booting } });
+    expect(recovered).toMatchObject([{ released: [], unclear: ids.slice(0, 2) }]);
+    expect(onHold()).toEqual([...admins, ...ids.slice(0, 2)].sort());
+  });
+
   test("touches no mail of another queue directory", async () => {
     await killedAfter(5, deferred().slice(0, 5));
     await using other = await PrivatePostfix.create();
