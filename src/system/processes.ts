@@ -21,16 +21,6 @@ function openFiles(pid: number): string[] {
   );
 }
 
-/** When a process started, milliseconds since 1970 (to 10 ms: field 22 of `/proc/PID/stat` in clock ticks of 1/100 s after boot). */
-export function processStartedAt(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-  // The command (field 2) is in parentheses and may hold anything; the fields after it are counted from there.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  const ticks = Number(fields[19]);
-  const uptimeMs = Number(readFileSync("/proc/uptime", "utf8").split(" ")[0]) * 1000;
-  return Date.now() - uptimeMs + ticks * 10;
-}
-
 /** The command name of a process (15 characters at most), or undefined if there is none in our PID namespace. */
 export function processName(pid: number): string | undefined {
   return vanishing(() => readFileSync(`/proc/${pid}/comm`, "utf8").trim(), undefined);
