@@ -70,10 +70,11 @@ describe.skipIf(!supported)("several instances", () => {
     await main.settled();
     await second.sendmail(plainLetter({ recipients: ["b@refused.test"] }));
     const config = site.configure([]);
-    const program = `${process.execPath} ${join(builtProgram(), "spoolsafe.js")} backup --config ${config} --json`;
+    const program = [process.execPath, join(builtProgram(), "spoolsafe.js"), "backup", "--config", config, "--json"];
     // Bound over /etc/postfix in a mount namespace of the program's own: nobody else sees it.
-    const script = `mount --bind ${main.configDirectory} /etc/postfix && exec env --unset=MAIL_CONFIG ${program}`;
-    const { code, stdout, stderr } = await main.run("unshare", ["--mount", "sh", "-c", script]);
+    const script = 'mount --bind "$0" /etc/postfix && exec env --unset=MAIL_CONFIG "$@"';
+    const words = ["--mount", "sh", "-c", script, main.configDirectory, ...program];
+    const { code, stdout, stderr } = await main.run("unshare", words);
     expect(code, stderr + stdout).toBe(0);
     const json = stdout
       .trim()
