@@ -4,6 +4,7 @@ import { needs } from "../support/needs.ts";
 import { PrivatePostfix, plainLetter, until } from "../support/postfix.ts";
 import { Sink } from "../support/sink.ts";
 import { Site } from "../support/site.ts";
+import { allTried } from "../support/undelivered.ts";
 
 describe.skipIf(!needs("root", "postfix"))("a backup", () => {
   test("of a stopped, empty instance holds its configuration", async () => {
@@ -79,11 +80,7 @@ describe.skipIf(!needs("root", "postfix"))("a backup", () => {
       }
       const letters = [...(await flowing), ...crawling, ...retried, ...later];
       sink.set("defer.test", {});
-      await postfix.flush();
-      await until(() => postfix.counts().deferred + postfix.counts().active + postfix.counts().incoming === 0, {
-        timeoutMs: 120_000,
-        what: () => JSON.stringify(postfix.counts()),
-      });
+      await allTried(postfix);
       expect(sink.audit(letters)).toEqual({ lost: [], doubled: [] });
       expect(postfix.files("hold")).toHaveLength(5);
       expect(postfix.log()).not.toMatch(/panic|fatal/);

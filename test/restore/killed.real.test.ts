@@ -11,6 +11,7 @@ import { needs } from "../support/needs.ts";
 import { PrivatePostfix, until } from "../support/postfix.ts";
 import { chooseSeed, Random } from "../support/random.ts";
 import { Sink } from "../support/sink.ts";
+import { allTried } from "../support/undelivered.ts";
 import type { DeadlyCall, KilledJob } from "./killed-restore.ts";
 
 const names = [
@@ -120,19 +121,7 @@ describe.skipIf(!needs("root", "postfix"))("a restore that is killed", () => {
   /** Start Postfix, let it deliver what it sees, and stop it. A delivery that times out on a busy machine is tried again. */
   async function deliverAll(): Promise<void> {
     await target.start();
-    const left = () => target.files("deferred").filter((path) => !path.includes("#")).length;
-    await until(
-      async () => {
-        await target.flush();
-        await target.settled();
-        return left() === 0;
-      },
-      {
-        timeoutMs: 90_000,
-        everyMs: 500,
-        what: () => `${JSON.stringify(target.counts())} ${target.log().slice(-3000)}`,
-      },
-    );
+    await allTried(target);
     await target.stop();
   }
 

@@ -31,6 +31,7 @@ import { needs } from "../support/needs.ts";
 import { PrivatePostfix, until } from "../support/postfix.ts";
 import type { Sink } from "../support/sink.ts";
 import { Site } from "../support/site.ts";
+import { allTried } from "../support/undelivered.ts";
 import { handMadeJob, restore } from "./into.ts";
 
 /** What a queue is to look like after a restore: mail of active is deferred. */
@@ -99,12 +100,7 @@ describe.skipIf(!needs("root", "postfix", "mount"))("a queue of mixed states, re
       sink.set("defer.test", {});
       sink.set("bounce.test", {});
       await target.start();
-      await target.flush();
-      await until(() => target.files("deferred").length === 0, {
-        timeoutMs: 60_000,
-        what: () => JSON.stringify(target.counts()),
-      });
-      await target.settled();
+      await allTried(target);
       const held = target.files("hold");
       expect(held).toHaveLength(before.filter(({ queue }) => queue === "hold").length);
       const expected = deliverable(mixed.all).filter(({ messageId }) => !heldBefore.has(messageId));
