@@ -8,7 +8,7 @@ import type { RestoreReport } from "../../src/restore/report.ts";
 import { differences, type Fingerprint, fingerprints } from "../support/compare.ts";
 import { HandMade, queueFiles } from "../support/hand-made.ts";
 import { needs } from "../support/needs.ts";
-import { PrivatePostfix, until } from "../support/postfix.ts";
+import { PrivatePostfix } from "../support/postfix.ts";
 import { chooseSeed, Random } from "../support/random.ts";
 import { Sink } from "../support/sink.ts";
 import { allTried } from "../support/undelivered.ts";

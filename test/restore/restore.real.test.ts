@@ -28,7 +28,7 @@ import { HandMade, queueFiles } from "../support/hand-made.ts";
 import { errorOf } from "../support/keys.ts";
 import { deliverable, fillMixed, type MixedQueue, mixedSink } from "../support/mail.ts";
 import { needs } from "../support/needs.ts";
-import { PrivatePostfix, until } from "../support/postfix.ts";
+import { PrivatePostfix } from "../support/postfix.ts";
 import type { Sink } from "../support/sink.ts";
 import { Site } from "../support/site.ts";
 import { allTried } from "../support/undelivered.ts";
