@@ -59,6 +59,7 @@ function messageEntry(instance: string, message: CapturedMessage, stored: Stored
     messageId: facts.messageId,
     contentFilter: facts.contentFilter,
     sendopts: facts.sendopts,
+    delayWarning: facts.delayWarning,
     inFlight: message.inFlight,
     role: message.role,
     finished: message.finished,

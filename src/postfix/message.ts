@@ -32,4 +32,10 @@ export interface MessageFacts {
   readonly contentFilter: string | null;
   /** The 6th field of the `C` record: SMTPUTF8 bits, and from Postfix 3.10 on sendopts (16: TLS-Required no, 32: REQUIRETLS). */
   readonly sendopts: number;
+  /**
+   * Seconds since 1970 of the `W` record: from then on the first attempt that fails is followed by a warning to the sender.
+   * cleanup(8) writes it on arrival, from delay_warning_time as it is then, never for a notice. Null without one, and
+   * once the warning has been sent (qmgr sets it to -1).
+   */
+  readonly delayWarning: number | null;
 }

@@ -114,6 +114,7 @@ const recordType = {
   recipient: code("R"),
   done: code("D"),
   filter: code("L"),
+  warning: code("W"),
   message: code("M"),
   line: code("N"),
   padding: code("w"),
@@ -309,6 +310,7 @@ class Envelope {
   private readonly recipients: QueueRecipient[] = [];
   private sizes: number[] | undefined;
   private contentFilter: string | null = null;
+  private warning: number | undefined;
 
   take(record: number, walk: RecordWalk): void {
     switch (record) {
@@ -337,6 +339,9 @@ class Envelope {
       case recordType.filter:
         this.contentFilter = walk.text() || null;
         break;
+      case recordType.warning:
+        this.warning ??= Number(/^\s*(\d{1,15})/.exec(walk.text())?.[1] ?? 0);
+        break;
     }
   }
 
@@ -352,6 +357,7 @@ class Envelope {
       size: contentLength > 0 ? contentLength : this.sizes === undefined ? textSize : dataSize,
       contentFilter: this.contentFilter,
       sendopts,
+      delayWarning: this.warning || null,
     };
   }
 

@@ -55,6 +55,8 @@ export interface MessageEntry {
   readonly messageId: string | null;
   readonly contentFilter: string | null;
   readonly sendopts: number;
+  /** As `MessageFacts` has it: when a warning to the sender falls due that has not been sent; null for none. */
+  readonly delayWarning: number | null;
   /** A delivery agent had it open while it was read; null where locks can't be seen (rule 7). */
   readonly inFlight: boolean | null;
   readonly role: HoldRole;
@@ -135,6 +137,7 @@ function messageFields(entry: MessageEntry): string[] {
     finished: entry.finished,
     ...(entry.contentFilter === null ? {} : { contentFilter: entry.contentFilter }),
     ...(entry.sendopts === 0 ? {} : { sendopts: entry.sendopts }),
+    ...(entry.delayWarning === null ? {} : { delayWarning: entry.delayWarning }),
   };
   return [
     "message",
@@ -260,6 +263,7 @@ function parseMessage(fields: readonly string[]): MessageEntry {
     messageId: facts.messageId,
     contentFilter: facts.contentFilter ?? null,
     sendopts: facts.sendopts ?? 0,
+    delayWarning: facts.delayWarning ?? null,
     inFlight: facts.inFlight,
     role: facts.role,
     finished: facts.finished,
@@ -349,6 +353,7 @@ const messageFacts = z.object({
   finished: z.boolean(),
   contentFilter: z.string().optional(),
   sendopts: z.number().optional(),
+  delayWarning: z.number().optional(),
 });
 const fileFacts = z.object({ uid: z.number(), gid: z.number(), target: z.string().nullable() });
 

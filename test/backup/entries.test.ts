@@ -105,6 +105,7 @@ function message(id: number): MessageEntry {
     messageId: `<${id}@source.test>`,
     contentFilter: null,
     sendopts: 0,
+    delayWarning: null,
     inFlight: false,
     role: null,
     finished: false,

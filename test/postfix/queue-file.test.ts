@@ -33,6 +33,7 @@ const real: { readonly [name: string]: Expected } = {
     messageId: "<plain-1@src.test>",
     contentFilter: null,
     sendopts: 0,
+    delayWarning: null,
   },
   "four-recipients": {
     sender: "many@src.test",
@@ -191,6 +192,17 @@ describe("readQueueFile", () => {
   test("has the size the log says: the content length after milters' changes, before 2.4 the content size", () => {
     expect(readQueueFile(bufferSource(queueFile(messageRecords({}), { length: 4711 }))).size).toBe(4711);
     expect(readQueueFile(bufferSource(queueFile(messageRecords({}), { length: 0 }))).size).toBe(37);
+  });
+
+  test("knows when a delay warning falls due, by the first W record as qmgr does, and not once it was sent", () => {
+    const withWarnings = (...times: number[]) => {
+      const [time = record("T"), ...rest] = messageRecords({});
+      const warnings = times.map((seconds) => record("W", String(seconds).padStart(15)));
+      return readQueueFile(bufferSource(queueFile([time, ...warnings, ...rest]))).delayWarning;
+    };
+    expect(withWarnings()).toBeNull();
+    expect(withWarnings(1795560976, 1795546577)).toBe(1795560976);
+    expect(withWarnings(-1, 1795560976)).toBeNull();
   });
 
   test("knows REQUIRETLS", () => {

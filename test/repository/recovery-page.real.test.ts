@@ -159,6 +159,7 @@ describe.skipIf(!needs("root", "age", "zstd", "tar", "openssl"))("a stranger wit
       messageId: null,
       contentFilter: null,
       sendopts: 0,
+      delayWarning: null,
       inFlight: false,
       role: null,
       finished: false,

@@ -25,6 +25,7 @@ export function message(over: Partial<MessageEntry> = {}): MessageEntry {
     messageId: "<1@src.test>",
     contentFilter: null,
     sendopts: 0,
+    delayWarning: null,
     inFlight: false,
     role: null,
     finished: false,

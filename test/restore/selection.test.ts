@@ -31,6 +31,7 @@ function message(more: Partial<MessageEntry> = {}): MessageEntry {
     messageId: null,
     contentFilter: null,
     sendopts: 0,
+    delayWarning: null,
     inFlight: false,
     role: null,
     finished: false,

@@ -160,6 +160,7 @@ export class HandMade implements AsyncDisposable {
       messageId: facts.messageId,
       contentFilter: facts.contentFilter,
       sendopts: facts.sendopts,
+      delayWarning: facts.delayWarning,
       inFlight: false,
       role: null,
       finished: false,

@@ -115,6 +115,7 @@ function entryOf({ bytes, logs = {}, entry }: StoredMessage, pack: string): Mess
     messageId: null,
     contentFilter: null,
     sendopts: 0,
+    delayWarning: null,
     inFlight: false,
     role: null,
     finished: false,
