@@ -3,9 +3,12 @@ import { networkInterfaces } from "node:os";
 import { join, posix, resolve } from "node:path";
 import { OperatorError } from "../errors.ts";
 import type { PackReader } from "../pack/pack-pool.ts";
+import { certificatesOf, type NamedCertificate } from "../postfix/certificates.ts";
 import { masterState } from "../postfix/control.ts";
+import { lackingTypes, settingsOf } from "../postfix/map-types.ts";
 import { compiledFiles, type NamedFile } from "../postfix/maps.ts";
-import { type PostfixParameters, type Scope, scopes, splitWords } from "../postfix/parameters.ts";
+import { type PostfixParameters, type Scope, scopes } from "../postfix/parameters.ts";
+import { compareVersions } from "../postfix/version.ts";
 import type { FileEntry, StoredFile } from "../snapshot/manifest.ts";
 import type { SnapshotInstance } from "../snapshot/snapshot.ts";
 import { groupId, userId } from "../system/accounts.ts";
@@ -31,15 +34,13 @@ import {
 } from "./configuration-plan.ts";
 import {
   type HostFacts,
-  type NamedCertificate,
   type ReviewItem,
   reviewCertificates,
   reviewListeners,
   reviewSettings,
 } from "./configuration-review.ts";
 import { everyNamedFile, holdsPassword, namesSecret, StagedSettings, settingsHere } from "./configuration-settings.ts";
-import { lackingTypes, movedSettings, settingsOf, type Table, tablesOf } from "./configuration-tables.ts";
-import { compareVersions } from "./plan.ts";
+import { movedSettings, type Table, tablesOf } from "./configuration-tables.ts";
 import { type RestoreSource, readTrusted } from "./source.ts";
 
 /** A restore of configuration: from what, of which instance, into which configuration directory. */
@@ -607,21 +608,4 @@ function hostFacts(root: string, now: number): HostFacts {
     exists: (path) => existsSync(join(root, path)) || existsSync(path),
     now,
   };
-}
-
-interface CertificatePlace {
-  readonly name: string;
-  readonly path: string;
-  readonly keyPath: string | null;
-}
-
-/** `smtpd_tls_cert_file` goes with `smtpd_tls_key_file`; a chain file holds its key itself. */
-function certificatesOf(scope: Scope, name: string): CertificatePlace[] {
-  const value = scope.value(name);
-  const [, prefix, kind] = /^(\w+_tls_)((?:ec|d)?)cert_file$/.exec(name) ?? [];
-  if (prefix !== undefined && value.startsWith("/")) {
-    return [{ name, path: value, keyPath: scope.value(`${prefix}${kind ?? ""}key_file`) || value }];
-  }
-  if (!/_tls_chain_files$/.test(name)) return [];
-  return splitWords(value).map((path) => ({ name, path, keyPath: path }));
 }

@@ -1,11 +1,12 @@
 import { posix } from "node:path";
 import { OperatorError } from "../errors.ts";
+import type { LackingType } from "../postfix/map-types.ts";
 import type { FileEntry, Owner } from "../snapshot/manifest.ts";
 import { type Difference, differenceOf, isSecret } from "./configuration-difference.ts";
 import type { Place, Present } from "./configuration-place.ts";
 import { pathOf } from "./configuration-place.ts";
 import type { ReviewItem } from "./configuration-review.ts";
-import type { LackingType, Table } from "./configuration-tables.ts";
+import type { Table } from "./configuration-tables.ts";
 
 /**
  * What becomes of a file. `new`, `changed`: written. `same`: as the snapshot has it. `kept`: only here; stays. `rebuilt`: a

@@ -1,4 +1,4 @@
-import { createPrivateKey, X509Certificate } from "node:crypto";
+import { judgeCertificate, type NamedCertificate } from "../postfix/certificates.ts";
 import type { PostfixParameters, Scope } from "../postfix/parameters.ts";
 
 /** Something that was right on the source host and must be looked at on this one. */
@@ -130,64 +130,11 @@ function canonical(address: string): string {
   return address.includes(":") ? new URL(`http://[${address}]/`).hostname : address;
 }
 
-/** A certificate that settings name, with the key that goes with it. */
-export interface NamedCertificate {
-  readonly setting: string;
-  readonly path: string;
-  readonly pem: Buffer;
-  /** Null when settings name none, or it is not there. */
-  readonly key: Buffer | null;
-  /** The name clients ask for; null for a client's own certificate. */
-  readonly serverName: string | null;
-}
-
 /** Say so of every certificate that is no longer valid, not for this host's name, or not its key's. */
 export function reviewCertificates(certificates: readonly NamedCertificate[], now: number): ReviewItem[] {
-  return certificates.flatMap((one) => {
-    const item = (level: ReviewItem["level"], finding: string): ReviewItem => {
+  return certificates.flatMap((one) =>
+    judgeCertificate(one, now).map(({ level, finding }) => {
       return { level, setting: one.setting, saved: one.path, here: null, finding };
-    };
-    const certificate = parseCertificate(one.pem);
-    if (certificate === undefined) return [item("wrong", "it holds no certificate that can be read")];
-    return [
-      ...expiry(certificate, now).map(([level, finding]) => item(level, finding)),
-      ...nameProblem(certificate, one.serverName).map((finding) => item("look", finding)),
-      ...keyProblem(certificate, one.key).map((finding) => item("wrong", finding)),
-    ];
-  });
-}
-
-function parseCertificate(pem: Buffer): X509Certificate | undefined {
-  const [first] = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/.exec(pem.toString("latin1")) ?? [];
-  if (first === undefined) return undefined;
-  try {
-    return new X509Certificate(first);
-  } catch {
-    return undefined;
-  }
-}
-
-const soonMs = 30 * 86_400_000;
-
-function expiry({ validFrom, validTo }: X509Certificate, now: number): [ReviewItem["level"], string][] {
-  const [from, to] = [Date.parse(validFrom), Date.parse(validTo)];
-  const on = (time: number) => new Date(time).toISOString().slice(0, 10);
-  if (to < now) return [["wrong", `it expired on ${on(to)}`]];
-  if (from > now) return [["wrong", `it is not valid before ${on(from)}`]];
-  return to < now + soonMs ? [["look", `it expires on ${on(to)}`]] : [];
-}
-
-function nameProblem(certificate: X509Certificate, serverName: string | null): string[] {
-  if (serverName === null || serverName === "" || certificate.checkHost(serverName) !== undefined) return [];
-  const names = certificate.subjectAltName ?? certificate.subject.replaceAll("\n", ", ");
-  return [`it is for ${names}, and myhostname is ${serverName}`];
-}
-
-function keyProblem(certificate: X509Certificate, key: Buffer | null): string[] {
-  if (key === null) return [];
-  try {
-    return certificate.checkPrivateKey(createPrivateKey(key)) ? [] : ["the private key is not this certificate's"];
-  } catch {
-    return ["its private key can't be read"];
-  }
+    }),
+  );
 }

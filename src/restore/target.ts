@@ -5,6 +5,7 @@ import { masterState } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { parseParameters } from "../postfix/parameters.ts";
 import { messageQueues, type QueueName } from "../postfix/queue.ts";
+import { lackOfRoom, type RoomNeeded, reserveBytes } from "../postfix/room.ts";
 import { listQueue } from "../postfix/spool.ts";
 import { groupId, userId } from "../system/accounts.ts";
 import { run } from "../system/exec.ts";
@@ -103,10 +104,9 @@ async function limitsOf(instance: PostfixInstance): Promise<{ maximalBackoffS: n
   const names = ["maximal_backoff_time", "message_size_limit", "queue_minfree"];
   const { stdout } = await run("postconf", ["-c", instance.configDirectory, "-x", ...names]);
   const values = parseParameters(stdout.toString("utf8"));
-  const number = (name: string) => Number(values.get(name) ?? 0);
   return {
     maximalBackoffS: secondsOf(values.get("maximal_backoff_time") ?? "4000s"),
-    reserveBytes: Math.max(number("queue_minfree"), 1.5 * number("message_size_limit")),
+    reserveBytes: reserveBytes((name) => values.get(name) ?? ""),
   };
 }
 
@@ -154,12 +154,6 @@ function inodeOf(path: string): string {
   return String(lstatSync(path, { bigint: true, throwIfNoEntry: false })?.ino);
 }
 
-/** What files take on the target's file system: bytes in whole blocks, and inodes. */
-export interface RoomNeeded {
-  readonly bytes: number;
-  readonly inodes: number;
-}
-
 /** @throws OperatorError `refused` when what a plan places would not leave Postfix the room it needs */
 export function refuseWithoutRoom({
   needs,
@@ -168,20 +162,9 @@ export function refuseWithoutRoom({
   readonly needs: RoomNeeded;
   readonly target: TargetFacts;
 }): void {
-  const bytes = needs.bytes + target.reserveBytes;
-  // A hashed queue may need new directories, at most 16 per level of each of four; a few hundred inodes cover them.
-  const inodes = needs.inodes + 300;
-  if (bytes > target.freeBytes) {
-    const parts = `${needs.bytes} for the mail and ${target.reserveBytes} that Postfix keeps free`;
-    throw noRoom(target, `${bytes} bytes (${parts}), and has ${target.freeBytes}`);
-  }
-  if (target.freeInodes !== null && inodes > target.freeInodes) {
-    throw noRoom(target, `${inodes} inodes, and has ${target.freeInodes}`);
-  }
-}
-
-function noRoom(target: TargetFacts, what: string): OperatorError {
-  return new OperatorError("refused", `the file system of ${target.queueDirectory} needs ${what}`, {
+  const lack = lackOfRoom(needs, target);
+  if (lack === undefined) return;
+  throw new OperatorError("refused", `the file system of ${target.queueDirectory} needs ${lack}`, {
     hints: ["make room there, or put the queue directory on a larger file system"],
   });
 }

@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "n
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { lackingTypes } from "../../src/postfix/map-types.ts";
 import type { NamedFile } from "../../src/postfix/maps.ts";
 import type { PostfixParameters } from "../../src/postfix/parameters.ts";
 import { parseServices, scopes } from "../../src/postfix/parameters.ts";
@@ -26,7 +27,7 @@ import {
   reviewSettings,
 } from "../../src/restore/configuration-review.ts";
 import { holdsPassword, namesSecret } from "../../src/restore/configuration-settings.ts";
-import { lackingTypes, movedSettings, tablesOf } from "../../src/restore/configuration-tables.ts";
+import { movedSettings, tablesOf } from "../../src/restore/configuration-tables.ts";
 import { digestOf } from "../../src/system/digest.ts";
 import { needs } from "../support/needs.ts";
 import { digestFrom } from "../support/records.ts";

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { compareVersions, type Land, planRestore } from "../../src/restore/plan.ts";
+import { compareVersions } from "../../src/postfix/version.ts";
+import { type Land, planRestore } from "../../src/restore/plan.ts";
 import { refuseWithoutRoom, type TargetFacts } from "../../src/restore/target.ts";
 import type { MessageEntry } from "../../src/snapshot/manifest.ts";
 import { message, noon, target } from "./entries.ts";
