@@ -19,6 +19,7 @@ import {
   rmdirSync,
   rmSync,
   type Stats,
+  statSync,
   symlinkSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -68,6 +69,12 @@ export const comparable = 1024 * 1024;
 
 export function pathOf({ base, steps }: Place): string {
   return join(base, ...steps);
+}
+
+/** Two names, such as `/x/etc/../spool` and `/x/spool`, of one directory that is there. */
+export function isSameDirectory(one: string, other: string): boolean {
+  const [a, b] = [one, other].map((path) => statSync(path, { throwIfNoEntry: false }));
+  return a !== undefined && b !== undefined && a.dev === b.dev && a.ino === b.ino;
 }
 
 export function lookAt(place: Place): Present {

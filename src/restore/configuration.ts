@@ -25,6 +25,7 @@ import {
   dressDirectory,
   inDirectory,
   inParent,
+  isSameDirectory,
   linkBeside,
   lookAt,
   makeDirectory,
@@ -53,11 +54,16 @@ export interface ConfigurationJob extends Omit<ConfigurationRequest, "now"> {
   readonly report?: ((event: ConfigurationEvent) => void) | undefined;
 }
 
-/** Make the plan of a restore of configuration, and touch nothing of the target. */
+/**
+ * Make the plan of a restore of configuration, and touch nothing of the target.
+ *
+ * @throws OperatorError `refused` when another plan than that of `expectedKey` comes out
+ */
 export async function planConfiguration(
-  job: Omit<ConfigurationJob, "stateDirectory" | "expectedKey" | "report">,
+  job: Omit<ConfigurationJob, "stateDirectory" | "report">,
 ): Promise<ConfigurationPlan> {
   using gathered = await gather({ ...job, now: job.clock.now() });
+  refuseOtherPlan(job, gathered.plan);
   return gathered.plan;
 }
 
@@ -76,7 +82,7 @@ export async function applyConfiguration(job: ConfigurationJob): Promise<Configu
   try {
     using gathered = await gather({ ...job, now: job.clock.now() });
     refuseOtherPlan(job, gathered.plan);
-    refuseQueueMove(gathered);
+    refuseQueueMove(gathered.plan);
     const queue = gathered.queueDirectoryHere;
     const queueLock = existsSync(queue) ? await lockDirectory(queue, job.configDirectory) : undefined;
     try {
@@ -103,21 +109,28 @@ async function lockDirectory(path: string, configDirectory: string): Promise<Hel
   });
 }
 
-function refuseOtherPlan({ expectedKey }: ConfigurationJob, { key, configDirectory }: ConfigurationPlan): void {
+function refuseOtherPlan(
+  { expectedKey }: Pick<ConfigurationJob, "expectedKey">,
+  { key, configDirectory }: ConfigurationPlan,
+): void {
   if (expectedKey === undefined || expectedKey === key) return;
   throw new OperatorError("refused", `${configDirectory} is not as it was when the plan was made`, {
     hints: ["make the plan again and look at it: --dry-run", "nothing was changed"],
   });
 }
 
-/** A running master(8) keeps its queue; the commands that speak to it would look for it in the other one. */
-function refuseQueueMove({ plan, queueDirectoryHere }: Gathered): void {
-  const saved = plan.review.find(({ setting }) => setting === "main.cf queue_directory")?.saved;
-  if (!plan.running || saved === undefined) return;
+/**
+ * A running master(8) keeps its queue; the commands that speak to it would look for it in the other one.
+ *
+ * @throws OperatorError `refused` for a plan that `applyConfiguration` will not carry out while Postfix runs
+ */
+export function refuseQueueMove({ running, configDirectory, review }: ConfigurationPlan): void {
+  const moved = review.find(({ setting }) => setting === "main.cf queue_directory");
+  if (!running || moved === undefined || isSameDirectory(moved.saved, moved.here ?? "")) return;
   throw new OperatorError(
     "refused",
-    `Postfix of ${plan.configDirectory} runs with the queue ${queueDirectoryHere}, and the snapshot's is ${saved}`,
-    { hints: [`stop it first: postfix -c ${plan.configDirectory} stop`] },
+    `Postfix of ${configDirectory} runs with the queue ${moved.here}, and the snapshot's is ${moved.saved}`,
+    { hints: [`stop it first: postfix -c ${configDirectory} stop`, "nothing was changed"] },
   );
 }
 

@@ -166,7 +166,9 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("restoring config
     write(target.path("maps/t"), "edited since\n");
     write(target.path("maps/mine"), "new since\n");
     const undo = await target.undo(report.run);
-    expect(undo.left).toEqual([{ path: target.path("maps/t"), problem: "it was changed since" }]);
+    const copy = expect.stringContaining(report.keptIn);
+    expect(undo.left).toEqual([{ path: target.path("maps/t"), problem: "it was changed since", copy }]);
+    expect(readFileSync(undo.left[0]?.copy ?? "", "utf8")).toBe("old\n");
     expect(readFileSync(target.path("maps/t"), "utf8")).toBe("edited since\n");
     expect(readFileSync(target.path("maps/mine"), "utf8")).toBe("new since\n");
     expect(existsSync(target.path("maps/h"))).toBe(false);
@@ -260,5 +262,25 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("restoring config
       other.destroy();
     }
     expect(await target.postfix.postconf("myhostname")).toBe("mx2.target.test");
+  });
+
+  test("undo does not take its queue directory from a running Postfix", async () => {
+    const other = await makeSource(named);
+    try {
+      await other.setParameter("queue_directory", other.queueDirectory);
+      await using target = await standby(await backup(site, other));
+      const { run } = await target.apply();
+      await target.postfix.postfix("start");
+      await expect(target.undo(run)).rejects.toMatchObject({
+        kind: "refused",
+        message: expect.stringContaining(`the queue ${other.queueDirectory}, and before run ${run} it was`),
+      });
+      expect(await target.postfix.postconf("myhostname")).toBe("mx1.source.test");
+      await target.postfix.postfix("stop");
+      expect(await target.undo(run)).toMatchObject({ left: [], running: false });
+      expect(await target.postfix.postconf("myhostname")).toBe("mx2.target.test");
+    } finally {
+      other.destroy();
+    }
   });
 });
