@@ -33,6 +33,8 @@ export interface ToDirectoryJob {
   readonly directory: string;
   /** Only this instance's mail and configuration; undefined: everything of the snapshot. */
   readonly instance: string | undefined;
+  /** No mail, and nothing that came from a queue. */
+  readonly configurationOnly?: boolean | undefined;
   readonly reader: PackReader;
   readonly processors: number;
   readonly signal?: AbortSignal | undefined;
@@ -52,7 +54,7 @@ export interface ToDirectoryReport {
 
 /** What would be written, without writing it. */
 export async function planDirectory(job: Omit<ToDirectoryJob, "reader" | "processors">): Promise<ToDirectoryReport> {
-  const manifest = await readTrusted(job.source, job.signal);
+  const manifest = await readWanted(job);
   refuseFilled(job.directory);
   return reportOf(manifest, job.instance, layOut(job.source.signed.snapshot, manifest, job.instance), []);
 }
@@ -68,7 +70,7 @@ export async function planDirectory(job: Omit<ToDirectoryJob, "reader" | "proces
  * @throws OperatorError `refused` when the directory is there and not empty, `damaged` or `no-identity`; then nothing is left
  */
 export async function restoreToDirectory(job: ToDirectoryJob): Promise<ToDirectoryReport> {
-  const manifest = await readTrusted(job.source, job.signal);
+  const manifest = await readWanted(job);
   const layout = layOut(job.source.signed.snapshot, manifest, job.instance);
   refuseFilled(job.directory);
   const existed = existsSync(job.directory);
@@ -80,6 +82,12 @@ export async function restoreToDirectory(job: ToDirectoryJob): Promise<ToDirecto
     throw error;
   }
   return reportOf(manifest, job.instance, layout, warningsOf(layout));
+}
+
+async function readWanted({ source, configurationOnly, signal }: Omit<ToDirectoryJob, "reader" | "processors">) {
+  const manifest = await readTrusted(source, signal);
+  if (configurationOnly !== true) return manifest;
+  return { ...manifest, messages: [], files: manifest.files.filter(({ area }) => area !== "evidence") };
 }
 
 const partial = ".spoolsafe-partial";
