@@ -3,8 +3,10 @@ import { join } from "node:path";
 import { OperatorError } from "../errors.ts";
 import { masterState } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
-import { parseParameters } from "../postfix/parameters.ts";
+import { lackingTypes } from "../postfix/map-types.ts";
+import { listSeparators, readParameters, scopes, splitWords } from "../postfix/parameters.ts";
 import { messageQueues, type QueueName } from "../postfix/queue.ts";
+import { queueIdentity } from "../postfix/queue-identity.ts";
 import { lackOfRoom, type RoomNeeded, reserveBytes } from "../postfix/room.ts";
 import { listQueue } from "../postfix/spool.ts";
 import { groupId, userId } from "../system/accounts.ts";
@@ -22,6 +24,8 @@ export interface TargetFacts {
    */
   readonly device: string;
   readonly inode: string;
+  /** When it was made, as `QueueIdentity` has it. */
+  readonly born: string | null;
   readonly postfixVersion: string;
   readonly longIds: boolean;
   readonly ownerUid: number;
@@ -32,6 +36,16 @@ export interface TargetFacts {
   readonly maximalBackoffS: number;
   readonly maximalQueueLifetimeS: number;
   readonly bounceQueueLifetimeS: number;
+  readonly delayWarningTimeS: number;
+  /** notify_classes has the postmaster told of notices that can't be delivered. */
+  readonly postmasterHears: boolean;
+  /** Map types this Postfix can open (`postconf -m`). */
+  readonly mapTypes: readonly string[];
+  /** Types that its own configuration names nevertheless, with the settings: `main.cf transport_maps`. */
+  readonly lackingMapTypes: readonly { readonly type: string; readonly settings: readonly string[] }[];
+  /** Services of master.cf that qmgr(8) can hand mail to. */
+  readonly transports: readonly string[];
+  readonly running: boolean;
   /** Seconds since 1970 when the facts were gathered. */
   readonly now: number;
   readonly blockSize: number;
@@ -53,7 +67,7 @@ export async function gatherTarget(
   owners: Iterable<string>,
   nowMs: number,
 ): Promise<TargetFacts> {
-  const { dev, ino } = queueDirectoryOf(instance);
+  checkQueueDirectory(instance);
   const disk = statfsSync(instance.queueDirectory);
   const setgidGid = groupId(instance.setgidGroup);
   if (setgidGid === undefined) {
@@ -65,8 +79,7 @@ export async function gatherTarget(
     instance: instance.name,
     configDirectory: instance.configDirectory,
     queueDirectory: instance.queueDirectory,
-    device: String(dev),
-    inode: String(ino),
+    ...queueIdentity(instance.queueDirectory),
     postfixVersion: instance.version,
     longIds: instance.longIds,
     ownerUid: instance.ownerUid,
@@ -75,7 +88,8 @@ export async function gatherTarget(
     users: usersHere(owners),
     maximalQueueLifetimeS: instance.maximalQueueLifetimeS,
     bounceQueueLifetimeS: instance.bounceQueueLifetimeS,
-    ...(await limitsOf(instance)),
+    ...(await configuredIn(instance)),
+    running: (await masterState(instance)) !== "stopped",
     now: Math.floor(nowMs / 1000),
     blockSize: disk.bsize,
     freeBytes: disk.bavail * disk.bsize,
@@ -83,9 +97,22 @@ export async function gatherTarget(
   };
 }
 
-function queueDirectoryOf(instance: PostfixInstance): { dev: bigint; ino: bigint } {
-  const stat = statSync(instance.queueDirectory, { bigint: true, throwIfNoEntry: false });
-  if (stat?.isDirectory()) return stat;
+/**
+ * The facts that must be the same when a plan is carried out as when it was made. Time and free space always differ, whether
+ * Postfix runs is checked by those who need it stopped, and a device has another number after a reboot.
+ */
+export function comparableTarget(facts: TargetFacts): ComparableTarget {
+  const { now, freeBytes, freeInodes, running, device, ...same } = facts;
+  return { ...same, device: facts.born === null ? device : null };
+}
+
+export type ComparableTarget = Omit<TargetFacts, "now" | "freeBytes" | "freeInodes" | "running" | "device"> & {
+  /** Null where the queue directory is known by its birth. */
+  readonly device: string | null;
+};
+
+function checkQueueDirectory(instance: PostfixInstance): void {
+  if (statSync(instance.queueDirectory, { throwIfNoEntry: false })?.isDirectory()) return;
   throw new OperatorError("refused", `the queue directory ${instance.queueDirectory} is not there`, {
     hints: ["mount its file system", `or let Postfix make it: postfix -c ${instance.configDirectory} check`],
   });
@@ -100,21 +127,49 @@ function usersHere(names: Iterable<string>): Record<string, number> {
   return found;
 }
 
-async function limitsOf(instance: PostfixInstance): Promise<{ maximalBackoffS: number; reserveBytes: number }> {
-  const names = ["maximal_backoff_time", "message_size_limit", "queue_minfree"];
-  const { stdout } = await run("postconf", ["-c", instance.configDirectory, "-x", ...names]);
-  const values = parseParameters(stdout.toString("utf8"));
+type Configured = Pick<
+  TargetFacts,
+  | "maximalBackoffS"
+  | "reserveBytes"
+  | "delayWarningTimeS"
+  | "postmasterHears"
+  | "mapTypes"
+  | "lackingMapTypes"
+  | "transports"
+>;
+
+async function configuredIn(instance: PostfixInstance): Promise<Configured> {
+  const parameters = await readParameters(instance.configDirectory);
+  const [main] = scopes(parameters);
+  const value = (name: string) => main?.value(name) ?? "";
+  const notified = splitWords(value("notify_classes"), listSeparators);
   return {
-    maximalBackoffS: secondsOf(values.get("maximal_backoff_time") ?? "4000s"),
-    reserveBytes: reserveBytes((name) => values.get(name) ?? ""),
+    maximalBackoffS: secondsOf(value("maximal_backoff_time"), "s"),
+    reserveBytes: reserveBytes(value),
+    delayWarningTimeS: secondsOf(value("delay_warning_time"), "h"),
+    // bounce_notify_service.c: either class has a notice that can't be delivered sent on.
+    postmasterHears: notified.includes("bounce") || notified.includes("2bounce"),
+    mapTypes: parameters.mapTypes,
+    lackingMapTypes: lackingTypes(parameters, () => false).map(({ type, settings }) => {
+      return { type, settings: settings.map(({ setting }) => setting) };
+    }),
+    transports: transportsIn(parameters.reports.get("postconf-M")?.toString("utf8") ?? ""),
   };
 }
 
-/** A time value of main.cf in seconds; the unit of maximal_backoff_time without one is seconds (postconf(5)). */
-function secondsOf(value: string): number {
-  const [, number = "0", unit = "s"] = /^(\d+)\s*([smhdw]?)/.exec(value.trim()) ?? [];
+/** A time value of main.cf in seconds; without a unit it has that of the built-in value (postconf(5), "time units"). */
+function secondsOf(value: string, defaultUnit: string): number {
+  const [, number = "0", unit = ""] = /^(\d+)\s*([smhdw]?)/i.exec(value.trim()) ?? [];
   const seconds: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 };
-  return Number(number) * (seconds[unit] ?? 1);
+  return Number(number) * (seconds[unit.toLowerCase() || defaultUnit] ?? 1);
+}
+
+/** qmgr(8) connects to `private/NAME` (`qmgr_transport.c`), which master(8) makes for unix services that are private. */
+function transportsIn(master: string): string[] {
+  return master.split("\n").flatMap((line) => {
+    const [name, type, isPrivate] = line.trim().split(/\s+/);
+    return name !== undefined && type === "unix" && isPrivate !== "n" ? [name] : [];
+  });
 }
 
 /** @throws OperatorError `refused` when Postfix runs */
@@ -180,7 +235,7 @@ export async function makeQueueDirectories(instance: PostfixInstance): Promise<v
  * @throws OperatorError `locked`, or `refused` when the queue directory is not there
  */
 export async function lockQueue(instance: PostfixInstance): Promise<HeldLock> {
-  queueDirectoryOf(instance);
+  checkQueueDirectory(instance);
   const lock = await tryLock(instance.queueDirectory);
   if (lock !== undefined) return lock;
   throw new OperatorError("locked", `another run works on ${instance.queueDirectory}`, {
