@@ -1,16 +1,15 @@
-import { closeSync, existsSync, fstatSync, fsyncSync, openSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync } from "node:fs";
 import { z } from "zod";
 import type { PostfixInstance } from "../postfix/instance.ts";
-import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";
 import { journalDirectory } from "./journal.ts";
+import { appendQueueRecord, queueRecords, recordedQueue } from "./queue-records.ts";
+import { letGo } from "./released.ts";
 
 const placedLine = z.object({
   kind: z.enum(["restore", "fence"]),
   run: z.string(),
   instance: z.string(),
-  /** Device and inode of the queue directory: names change, and a list of another queue must never speak for this one. */
-  queue: z.object({ dev: z.number(), ino: z.number() }),
+  queue: recordedQueue,
   /** RFC 3339. */
   since: z.string(),
   ids: z.array(z.string()),
@@ -33,45 +32,23 @@ export function recordPlaced(
     readonly ids: readonly string[];
   },
 ): void {
-  const directory = journalDirectory(stateDirectory);
-  makePrivateDirectory(directory);
-  const fd = openSync(join(directory, `${hold.kind}-${hold.run}.placed`), "a", 0o600);
-  try {
-    const { dev, ino } = statSync(instance.queueDirectory);
-    const line = { ...hold, ids: [...hold.ids], instance: instance.name, queue: { dev, ino } };
-    // A newline first: behind a line that a crash has cut off, this one would be lost with it.
-    const gap = fstatSync(fd).size > 0 ? "\n" : "";
-    writeAll(fd, Buffer.from(`${gap}${JSON.stringify(line)}\n`));
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-  fsyncDirectory(directory);
+  appendQueueRecord(stateDirectory, `${hold.kind}-${hold.run}.placed`, instance, { ...hold, instance: instance.name });
 }
 
-/** Every id recorded for an instance's queue directory; whether it is still in hold/ is for the caller to see. */
+/**
+ * Every id recorded for an instance's queue directory and not let go since; whether it is still in hold/ is for the caller to
+ * see. Whoever holds a message that we have let go is an administrator.
+ */
 export function placedHolds(stateDirectory: string, instance: PostfixInstance): Map<string, PlacedHold> {
   const directory = journalDirectory(stateDirectory);
   const placed = new Map<string, PlacedHold>();
   if (!existsSync(directory)) return placed;
-  const { dev, ino } = statSync(instance.queueDirectory);
+  const gone = letGo(stateDirectory, instance);
   for (const name of readdirSync(directory).sort()) {
     if (!name.endsWith(".placed")) continue;
-    for (const text of readFileSync(join(directory, name), "utf8").split("\n")) {
-      const line = parsePlaced(text);
-      if (line === undefined || line.queue.dev !== dev || line.queue.ino !== ino) continue;
-      const { ids, queue: _queue, ...hold } = line;
-      for (const id of ids) placed.set(id, hold);
+    for (const { ids, queue: _queue, ...hold } of queueRecords(stateDirectory, name, instance, placedLine)) {
+      for (const id of ids) if (!gone.has(hold, id)) placed.set(id, hold);
     }
   }
   return placed;
-}
-
-/** @returns undefined for a line that was cut off: it was not synced, so nothing of it had become visible in hold/ */
-function parsePlaced(text: string): z.infer<typeof placedLine> | undefined {
-  try {
-    return placedLine.parse(JSON.parse(text));
-  } catch {
-    return undefined;
-  }
 }

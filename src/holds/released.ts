@@ -1,18 +1,20 @@
-import { closeSync, existsSync, fstatSync, fsyncSync, openSync, readdirSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync } from "node:fs";
 import { z } from "zod";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { listQueue, type SpoolFile } from "../postfix/spool.ts";
-import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";
-import { journalDirectory, textIfThere } from "./journal.ts";
+import { journalDirectory } from "./journal.ts";
+import { appendQueueRecord, queueRecords, recordedQueue } from "./queue-records.ts";
 
-const releasedLine = z.object({
-  claim: z.string(),
-  queue: z.object({ dev: z.number(), ino: z.number() }),
+const releasedFields = {
+  queue: recordedQueue,
   /** RFC 3339. */
   time: z.string(),
   ids: z.array(z.string()),
-});
+};
+const fenceReleased = z.object({ claim: z.string(), ...releasedFields });
+const restoreReleased = z.object({ run: z.string(), ...releasedFields });
+const fenceFile = "fence.released";
+const restoreFile = "restore.released";
 
 /**
  * Write down, synced, that these messages of a fence have been given back: an administrator who holds one of them later is
@@ -24,21 +26,33 @@ export function recordGivenBack(
   instance: PostfixInstance,
   record: { readonly claim: string; readonly time: string; readonly ids: readonly string[] },
 ): void {
-  if (record.ids.length === 0) return;
-  const directory = journalDirectory(stateDirectory);
-  makePrivateDirectory(directory);
-  const fd = openSync(releasedFile(stateDirectory), "a", 0o600);
-  try {
-    const { dev, ino } = statSync(instance.queueDirectory);
-    const line = { ...record, ids: [...record.ids], queue: { dev, ino } };
-    // A newline first: behind a line that a crash has cut off, this one would be lost with it.
-    const gap = fstatSync(fd).size > 0 ? "\n" : "";
-    writeAll(fd, Buffer.from(`${gap}${JSON.stringify(line)}\n`));
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
+  if (record.ids.length > 0) appendQueueRecord(stateDirectory, fenceFile, instance, record);
+}
+
+/** The same of what a restore had put on hold. */
+export function recordReleased(
+  stateDirectory: string,
+  instance: PostfixInstance,
+  record: { readonly run: string; readonly time: string; readonly ids: readonly string[] },
+): void {
+  if (record.ids.length > 0) appendQueueRecord(stateDirectory, restoreFile, instance, record);
+}
+
+/** What has been let go of what we had on hold. */
+export interface LetGo {
+  /** Whether a message was let go after it was put on hold for this reason. */
+  has(hold: { readonly kind: "restore" | "fence"; readonly run: string; readonly since: string }, id: string): boolean;
+}
+
+export function letGo(stateDirectory: string, instance: PostfixInstance): LetGo {
+  const times = new Map<string, string>();
+  for (const { claim, time, ids } of queueRecords(stateDirectory, fenceFile, instance, fenceReleased)) {
+    for (const id of ids) times.set(`fence/${claim}/${id}`, time);
   }
-  fsyncDirectory(directory);
+  for (const { run, time, ids } of queueRecords(stateDirectory, restoreFile, instance, restoreReleased)) {
+    for (const id of ids) times.set(`restore/${run}/${id}`, time);
+  }
+  return { has: ({ kind, run, since }, id) => (times.get(`${kind}/${run}/${id}`) ?? "") >= since };
 }
 
 /** A message in hold/ because a fence put it there. */
@@ -80,10 +94,10 @@ interface FenceRecord extends Pick<FencedFile, "claim" | "since"> {
   readonly id: string;
 }
 
-const placedLine = z.object({
+const fencePlaced = z.object({
   kind: z.literal("fence"),
   run: z.string(),
-  queue: z.object({ dev: z.number(), ino: z.number() }),
+  queue: recordedQueue,
   since: z.string(),
   ids: z.array(z.string()),
 });
@@ -95,46 +109,13 @@ const placedLine = z.object({
 function recordsOf(stateDirectory: string, instance: PostfixInstance, claim: string | undefined): FenceRecord[] {
   const directory = journalDirectory(stateDirectory);
   if (!existsSync(directory)) return [];
-  const given = givenBack(stateDirectory, instance);
+  const gone = letGo(stateDirectory, instance);
   const names = readdirSync(directory).filter((name) => /^fence-.*\.placed$/.test(name));
   return names
     .sort()
-    .flatMap((name) =>
-      linesOf(join(directory, name), placedLine, instance).flatMap(({ run, since, ids }) =>
-        claim === undefined || claim === run
-          ? ids.flatMap((id) => ((given.get(`${run}/${id}`) ?? "") >= since ? [] : [{ id, claim: run, since }]))
-          : [],
-      ),
+    .flatMap((name) => queueRecords(stateDirectory, name, instance, fencePlaced))
+    .filter(({ run }) => claim === undefined || claim === run)
+    .flatMap((hold) =>
+      hold.ids.flatMap((id) => (gone.has(hold, id) ? [] : [{ id, claim: hold.run, since: hold.since }])),
     );
-}
-
-/** When each message was last given back, RFC 3339, by claim and queue id. */
-function givenBack(stateDirectory: string, instance: PostfixInstance): Map<string, string> {
-  const lines = linesOf(releasedFile(stateDirectory), releasedLine, instance);
-  return new Map(lines.flatMap(({ claim, time, ids }) => ids.map((id) => [`${claim}/${id}`, time] as const)));
-}
-
-/** The lines that speak of this queue directory. One that was cut off was not synced, and counts for nothing. */
-function linesOf<Line extends { readonly queue: { dev: number; ino: number } }>(
-  path: string,
-  schema: z.ZodType<Line>,
-  instance: PostfixInstance,
-): Line[] {
-  const { dev, ino } = statSync(instance.queueDirectory);
-  return (textIfThere(path) ?? "").split("\n").flatMap((text) => {
-    const line = schema.safeParse(parseJson(text));
-    return line.success && line.data.queue.dev === dev && line.data.queue.ino === ino ? [line.data] : [];
-  });
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
-
-function releasedFile(stateDirectory: string): string {
-  return join(journalDirectory(stateDirectory), "fence.released");
 }

@@ -1,10 +1,22 @@
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { HoldJournal, journalDirectory, postsuperOutput, readJournals } from "../../src/holds/journal.ts";
 import { placedHolds, recordPlaced } from "../../src/holds/placed.ts";
+import { recordedBy, recordGivenBack, recordReleased } from "../../src/holds/released.ts";
 import type { PostfixInstance } from "../../src/postfix/instance.ts";
+import { queueIdentity } from "../../src/postfix/queue-identity.ts";
 
 let directory: string;
 
@@ -88,6 +100,49 @@ describe("what a restore or a fence placed", () => {
     expect([...placedHolds(directory, mx).keys()]).toEqual(["A1"]);
     recordPlaced(directory, mx, { ...placed, ids: ["A2"] });
     expect([...placedHolds(directory, mx).keys()]).toEqual(["A1", "A2"]);
+  });
+
+  test("is ours no longer once it has been let go, until it is placed again", () => {
+    const mx = instance("one");
+    const fenced = { ...placed, kind: "fence" as const, run: "claim1" };
+    recordPlaced(directory, mx, { ...placed, ids: ["A1", "A2"] });
+    recordPlaced(directory, mx, { ...fenced, ids: ["B1", "B2"] });
+    const later = "2026-11-24T21:00:00.000Z";
+    recordReleased(directory, mx, { run: "R1", time: later, ids: ["A1"] });
+    recordReleased(directory, mx, { run: "R2", time: later, ids: ["A2"] }); // another run's
+    recordGivenBack(directory, mx, { claim: "claim1", time: later, ids: ["B1"] });
+    recordGivenBack(directory, mx, { claim: "R1", time: later, ids: ["A2"] }); // another kind
+    recordReleased(directory, instance("other"), { run: "R1", time: later, ids: ["A2"] });
+    expect([...placedHolds(directory, mx).keys()].sort()).toEqual(["A2", "B2"]);
+    expect(recordedBy(directory, mx, "claim1")).toEqual(["B2"]);
+    recordPlaced(directory, mx, { ...fenced, since: "2026-11-24T22:00:00.000Z", ids: ["B1"] });
+    expect([...placedHolds(directory, mx).keys()].sort()).toEqual(["A2", "B1", "B2"]);
+    expect(recordedBy(directory, mx, "claim1").sort()).toEqual(["B1", "B2"]);
+  });
+
+  test("is known after a reboot gave the file system another device number, and not in a directory made anew", () => {
+    const mx = instance("one");
+    recordPlaced(directory, mx, { ...placed, ids: ["A1"] });
+    const path = join(journalDirectory(directory), "restore-R1.placed");
+    const line = JSON.parse(readFileSync(path, "utf8"));
+    const queue = { ...queueIdentity(mx.queueDirectory), device: "4711" };
+    writeFileSync(path, `${JSON.stringify({ ...line, queue })}\n`);
+    expect([...placedHolds(directory, mx).keys()]).toEqual(queue.born === null ? [] : ["A1"]);
+    rmSync(mx.queueDirectory, { recursive: true });
+    mkdirSync(mx.queueDirectory);
+    expect([...placedHolds(directory, mx).keys()]).toEqual([]);
+  });
+
+  test("is known from a line that has device and inode as numbers only", () => {
+    const mx = instance("one");
+    recordPlaced(directory, mx, { ...placed, ids: ["A1"] });
+    const path = join(journalDirectory(directory), "restore-R1.placed");
+    const line = JSON.parse(readFileSync(path, "utf8"));
+    const { dev, ino } = statSync(mx.queueDirectory);
+    writeFileSync(path, `${JSON.stringify({ ...line, queue: { dev, ino } })}\n`);
+    expect([...placedHolds(directory, mx).keys()]).toEqual(["A1"]);
+    writeFileSync(path, `${JSON.stringify({ ...line, queue: { dev: dev + 1, ino } })}\n`);
+    expect([...placedHolds(directory, mx).keys()]).toEqual([]);
   });
 
   function instance(name: string): PostfixInstance {
