@@ -68,6 +68,39 @@ export function readQueueFile(source: ByteSource): MessageFacts {
   return { ...envelope.facts(text.size), content: text.digest(), messageId: header.messageId() };
 }
 
+/** What a queue file says of itself before its text. */
+export interface QueueFileHead {
+  /** As {@link MessageFacts} has it. */
+  readonly created: string;
+  /** As {@link MessageFacts} has it. */
+  readonly size: number;
+}
+
+/**
+ * What {@link readQueueFile} would say, from a file's first bytes: cleanup(8) begins a file with the size record, and the
+ * creation time follows within a hundred bytes. Whether the rest is in order is not looked at.
+ *
+ * @param fileSize bytes of the whole file
+ * @returns undefined when these bytes do not tell, as those of maildrop don't: only the whole file does
+ */
+export function readHead(bytes: Buffer, fileSize: number): QueueFileHead | undefined {
+  const walk = new RecordWalk({ ...bufferSource(bytes), size: fileSize });
+  const envelope = new Envelope();
+  try {
+    for (;;) {
+      const record = walk.step();
+      if (walk.section !== "envelope") return undefined;
+      envelope.take(record, walk);
+      const head = envelope.head();
+      if (head !== undefined) return head;
+    }
+  } catch (error) {
+    // The bytes have ended, or what they are is damaged: reading the whole file tells which.
+    if (error instanceof QueueFileDamaged) return undefined;
+    throw error;
+  }
+}
+
 /**
  * The text of a message as mail programs keep it: LF line ends, no mailbox quoting, up to 64 KiB at a time.
  *
@@ -348,17 +381,30 @@ class Envelope {
   facts(textSize: number): Omit<MessageFacts, "content" | "messageId"> {
     if (this.arrival === undefined) throw new QueueFileDamaged("there is no arrival time record");
     if (this.sender === undefined) throw new QueueFileDamaged("there is no sender record");
-    const [dataSize = 0, , , , contentLength = 0, sendopts = 0] = this.sizes ?? [];
+    const sendopts = this.sizes?.[5] ?? 0;
     return {
       created: this.created ?? String(this.arrival.seconds),
       arrival: (this.arrival.seconds * 1_000_000 + this.arrival.microseconds) / 1_000_000,
       sender: this.sender,
       recipients: this.recipients,
-      size: contentLength > 0 ? contentLength : this.sizes === undefined ? textSize : dataSize,
+      size: this.contentSize() ?? textSize,
       contentFilter: this.contentFilter,
       sendopts,
       delayWarning: this.warning || null,
     };
+  }
+
+  /** Undefined as long as not both are known; the first record of each kind counts, so what is known stays. */
+  head(): QueueFileHead | undefined {
+    const size = this.created === undefined ? undefined : this.contentSize();
+    return this.created === undefined || size === undefined ? undefined : { created: this.created, size };
+  }
+
+  /** By the size record; undefined without one. */
+  private contentSize(): number | undefined {
+    if (this.sizes === undefined) return undefined;
+    const [dataSize = 0, , , , contentLength = 0] = this.sizes;
+    return contentLength > 0 ? contentLength : dataSize;
   }
 
   private takeCreated(seconds: string | undefined): void {

@@ -11,6 +11,7 @@ import {
   descriptorSource,
   messageText,
   QueueFileDamaged,
+  readHead,
   readQueueFile,
 } from "../../src/postfix/queue-file.ts";
 import { encode, messageRecords, pointer, queueFile, type Record, record } from "./records.ts";
@@ -233,6 +234,37 @@ describe("Message-ID", () => {
   test("is cut where no mail header is that long", () => {
     const text = `Message-ID: <${"x".repeat(5000)}>\n\n`;
     expect(readQueueFile(bufferSource(queueFile(messageRecords({ text })))).messageId?.length).toBeLessThan(999);
+  });
+});
+
+describe("readHead", () => {
+  test.each(Object.keys(real))("says of %s what the whole file says, or nothing", (name) => {
+    const bytes = fixture(name);
+    const { created, size } = readQueueFile(bufferSource(bytes));
+    for (let length = 0; length < 300; length++) {
+      expect([undefined, { created, size }]).toContainEqual(readHead(bytes.subarray(0, length), bytes.length));
+    }
+    const head = readHead(bytes.subarray(0, 300), bytes.length);
+    expect(head).toEqual(name.startsWith("maildrop") ? undefined : { created, size });
+  });
+
+  test("has the size after milters' changes", () => {
+    const bytes = queueFile(messageRecords({}), { length: 4711 });
+    expect(readHead(bytes, bytes.length)).toEqual({ created: "1795546575", size: 4711 });
+  });
+
+  test("follows pointers within the bytes, and says nothing when one leads beyond them", () => {
+    const records = messageRecords({}).map((one) => (one.type === "A" ? { ...one, moved: true } : one));
+    const bytes = queueFile(records);
+    expect(readHead(bytes, bytes.length)).toEqual({
+      created: "1795546575",
+      size: readQueueFile(bufferSource(bytes)).size,
+    });
+    expect(readHead(bytes.subarray(0, 150), bytes.length)).toBeUndefined();
+  });
+
+  test("says nothing of bytes that are no queue file", () => {
+    for (const text of ["", "no queue file", "C\u0003abc"]) expect(readHead(Buffer.from(text), 4096)).toBeUndefined();
   });
 });
 
