@@ -1,6 +1,5 @@
 import { compareVersions } from "../postfix/version.ts";
 import type { MessageEntry } from "../snapshot/manifest.ts";
-import type { PlannedMessage, PlanSource } from "./plan.ts";
 import type { TargetFacts } from "./target.ts";
 
 /**
@@ -23,6 +22,27 @@ export type ForecastKind =
   | "map-type"
   | "clock";
 
+/** Of a planned message, what its future depends on. */
+export interface Placement {
+  readonly message: MessageEntry;
+  readonly queue: "deferred" | "hold" | "maildrop";
+  /** Permission bits. */
+  readonly mode: number;
+  /** Seconds since 1970; for deferred mail the next retry. */
+  readonly mtime: number;
+  /** Indexes of the recipients that are not done in the placed copy. */
+  readonly recipients: readonly number[];
+  /** It keeps a name no daemon sees until it is released. */
+  readonly waits: boolean;
+}
+
+/** Of the snapshot, by what its record says. */
+export interface SourceFacts {
+  /** RFC 3339. */
+  readonly time: string;
+  readonly postfixVersion: string;
+}
+
 /** What will happen to mail once Postfix has it, said before it is placed. Plain data: it is stored in plans. */
 export interface Forecast {
   readonly kind: ForecastKind;
@@ -39,7 +59,7 @@ export interface Forecast {
  * Mail on hold is judged as if it were released now: its age goes on while it is held. Mail for which nobody is left to
  * deliver to is passed over: Postfix removes it at the first look. Pure.
  */
-export function forecast(place: readonly PlannedMessage[], source: PlanSource, target: TargetFacts): Forecast[] {
+export function forecast(place: readonly Placement[], source: SourceFacts, target: TargetFacts): Forecast[] {
   const mail = place.filter(({ recipients }) => recipients.length > 0);
   return [
     ...expiry(mail, target),
@@ -77,7 +97,7 @@ function lifetimeOf(
   return sender === "" ? Math.min(bounceQueueLifetimeS, maximalQueueLifetimeS) : maximalQueueLifetimeS;
 }
 
-function expiry(mail: readonly PlannedMessage[], target: TargetFacts): Forecast[] {
+function expiry(mail: readonly Placement[], target: TargetFacts): Forecast[] {
   // What goes through maildrop is new mail: cleanup(8) gives it a new create_time, and a new file has no mark of its own.
   const aging = mail.filter(({ queue }) => queue !== "maildrop");
   const forced = aging.filter(({ mode }) => isForced(mode));
@@ -105,19 +125,19 @@ function isForced(mode: number): boolean {
   return (mode & 0o010) !== 0;
 }
 
-function expiresFirst(planned: PlannedMessage, target: TargetFacts): boolean {
+function expiresFirst(planned: Placement, target: TargetFacts): boolean {
   return isExpired(planned.message, target, firstAttempt(planned, target));
 }
 
 /** The earliest time of the next attempt; queue manager's scans add up to queue_run_delay. */
-function firstAttempt({ queue, mtime }: PlannedMessage, { now }: TargetFacts): number {
+function firstAttempt({ queue, mtime }: Placement, { now }: TargetFacts): number {
   return queue === "deferred" ? Math.max(now, mtime) : now;
 }
 
 /** Longest queue lifetime that qmgr(8) accepts, 100 days (`qmgr.c`). */
 const longestLifetimeS = 8_640_000;
 
-function remedy(expired: readonly PlannedMessage[], target: TargetFacts): string {
+function remedy(expired: readonly Placement[], target: TargetFacts): string {
   const held = expired.filter(({ queue }) => queue === "hold").length;
   const ages = expired.map((planned) => firstAttempt(planned, target) - Number(planned.message.created));
   const oldest = ages.reduce((max, age) => Math.max(max, age), 0);
@@ -134,7 +154,7 @@ function remedy(expired: readonly PlannedMessage[], target: TargetFacts): string
  * qmgr(8) goes by the record that cleanup(8) wrote on arrival, whatever the target's delay_warning_time: that only fills in
  * the hours in the text of the warning (bounce(5)). pickup(8) keeps the record when mail comes through maildrop.
  */
-function delayWarnings(mail: readonly PlannedMessage[], target: TargetFacts): Forecast[] {
+function delayWarnings(mail: readonly Placement[], target: TargetFacts): Forecast[] {
   const warned = mail.filter((planned) => {
     const due = planned.message.delayWarning;
     if (due === null || firstAttempt(planned, target) < due - 1) return false;
@@ -155,7 +175,7 @@ function delayWarnings(mail: readonly PlannedMessage[], target: TargetFacts): Fo
  */
 const signatureAgeS = 7 * 86_400;
 
-function signatures(mail: readonly PlannedMessage[], target: TargetFacts): Forecast[] {
+function signatures(mail: readonly Placement[], target: TargetFacts): Forecast[] {
   const old = mail.filter((planned) => firstAttempt(planned, target) - planned.message.arrival >= signatureAgeS);
   return say("signature", old, (count) => {
     const age = duration(signatureAgeS);
@@ -166,7 +186,7 @@ function signatures(mail: readonly PlannedMessage[], target: TargetFacts): Forec
 /** Fewer are no burst: every destination gets up to 20 deliveries at a time anyway (default_destination_concurrency_limit). */
 const burst = 100;
 
-function dueAtOnce(mail: readonly PlannedMessage[], target: TargetFacts): Forecast[] {
+function dueAtOnce(mail: readonly Placement[], target: TargetFacts): Forecast[] {
   const tried = mail.filter(({ queue, waits }) => queue !== "hold" && !waits);
   const due = tried.filter(({ queue, mtime }) => queue === "maildrop" || mtime <= target.now);
   if (due.length < burst) return [];
@@ -177,7 +197,7 @@ function dueAtOnce(mail: readonly PlannedMessage[], target: TargetFacts): Foreca
   });
 }
 
-function late(mail: readonly PlannedMessage[]): Forecast[] {
+function late(mail: readonly Placement[]): Forecast[] {
   const late = mail.filter(({ message, queue, mtime }) => {
     return queue !== "maildrop" && message.queue === "deferred" && mtime < message.mtime;
   });
@@ -187,8 +207,8 @@ function late(mail: readonly PlannedMessage[]): Forecast[] {
 }
 
 /** FILTER records name `transport:nexthop` (`qmgr_message.c`). pickup(8) drops them from what comes through maildrop. */
-function transports(mail: readonly PlannedMessage[], target: TargetFacts): Forecast[] {
-  const byFilter = new Map<string, PlannedMessage[]>();
+function transports(mail: readonly Placement[], target: TargetFacts): Forecast[] {
+  const byFilter = new Map<string, Placement[]>();
   for (const planned of mail) {
     const filter = planned.message.contentFilter;
     if (filter === null || planned.queue === "maildrop") continue;
@@ -213,7 +233,7 @@ const tlsOptions = [
   { bit: 32, name: "REQUIRETLS", since: "3.11", loss: "such mail may be sent without TLS" },
 ];
 
-function tlsPromises(mail: readonly PlannedMessage[], { postfixVersion }: TargetFacts): Forecast[] {
+function tlsPromises(mail: readonly Placement[], { postfixVersion }: TargetFacts): Forecast[] {
   return tlsOptions.flatMap(({ bit, name, since, loss }) => {
     if (compareVersions(postfixVersion, since) >= 0) return [];
     const asking = mail.filter(({ message }) => (message.sendopts & bit) !== 0);
@@ -223,7 +243,7 @@ function tlsPromises(mail: readonly PlannedMessage[], { postfixVersion }: Target
   });
 }
 
-function version(source: PlanSource, target: TargetFacts): Forecast[] {
+function version(source: SourceFacts, target: TargetFacts): Forecast[] {
   if (compareVersions(target.postfixVersion, source.postfixVersion) >= 0) return [];
   return ofHost(
     "version",
@@ -244,7 +264,7 @@ function mapTypes(target: TargetFacts): Forecast[] {
 /** What two hosts that keep time may differ by, seconds. */
 const clockSlackS = 60;
 
-function clock(mail: readonly PlannedMessage[], source: PlanSource, target: TargetFacts): Forecast[] {
+function clock(mail: readonly Placement[], source: SourceFacts, target: TargetFacts): Forecast[] {
   const behind = Date.parse(source.time) / 1000 - target.now;
   if (!(behind > clockSlackS)) return [];
   const ahead = mail.filter(({ message }) => Number(message.created) > target.now);
@@ -252,11 +272,7 @@ function clock(mail: readonly PlannedMessage[], source: PlanSource, target: Targ
   return [{ kind: "clock", messages: ahead.length, text, queueIds: ahead.map(({ message }) => message.queueId) }];
 }
 
-function say(
-  kind: ForecastKind,
-  concerned: readonly PlannedMessage[],
-  sentence: (count: string) => string,
-): Forecast[] {
+function say(kind: ForecastKind, concerned: readonly Placement[], sentence: (count: string) => string): Forecast[] {
   const messages = concerned.length;
   if (messages === 0) return [];
   const text = sentence(`${messages} message${messages === 1 ? "" : "s"}`);
