@@ -10,6 +10,7 @@ import { compiledFiles, type NamedFile } from "../postfix/maps.ts";
 import { type PostfixParameters, type Scope, scopes } from "../postfix/parameters.ts";
 import { compareVersions } from "../postfix/version.ts";
 import type { FileEntry, StoredFile } from "../snapshot/manifest.ts";
+import { SavedTree } from "../snapshot/saved-tree.ts";
 import type { SnapshotInstance } from "../snapshot/snapshot.ts";
 import { groupId, userId } from "../system/accounts.ts";
 import { digestOf } from "../system/digest.ts";
@@ -126,53 +127,25 @@ function realDirectory(path: string): string {
   });
 }
 
-/** As the kernel (MAXSYMLINKS). */
-const mostLinks = 40;
-
 /** The files of a snapshot by path, and the bytes of those that are asked for. */
 class SnapshotFiles {
   readonly entries: readonly FileEntry[];
-  readonly #byPath: ReadonlyMap<string, FileEntry>;
+  readonly #tree: SavedTree;
   readonly #bytes = new Map<string, Buffer>();
   readonly #from: ConfigurationRequest;
 
   constructor(entries: readonly FileEntry[], from: ConfigurationRequest) {
     this.entries = entries;
-    this.#byPath = new Map(entries.map((entry) => [entry.path, entry]));
+    this.#tree = new SavedTree(entries);
     this.#from = from;
   }
 
-  /** The file a path leads to inside the snapshot, over its links. */
   file(path: string): FileEntry | undefined {
-    let at = this.canonical(path);
-    for (let links = 0; links < mostLinks; links++) {
-      const entry = this.#byPath.get(at);
-      if (entry?.type !== "link") return entry?.type === "file" ? entry : undefined;
-      at = this.canonical(posix.resolve(posix.dirname(at), entry.target ?? ""));
-    }
-    return undefined;
+    return this.#tree.file(path);
   }
 
-  /** A path without links of the snapshot on its way; its last step may be one. */
   canonical(path: string): string {
-    let at = "/";
-    const ahead = posix.resolve("/", path).split("/").filter(Boolean);
-    for (let links = 0; ahead.length > 1; ) {
-      const next = posix.join(at, ahead.shift() ?? "");
-      const entry = this.#byPath.get(next);
-      if (entry?.type !== "link" || ++links > mostLinks) at = next;
-      else {
-        // Neither side holds a link before this step, so `..` in the target can be taken by name.
-        ahead.unshift(
-          ...posix
-            .resolve(at, entry.target ?? "")
-            .split("/")
-            .filter(Boolean),
-        );
-        at = "/";
-      }
-    }
-    return posix.join(at, ...ahead);
+    return this.#tree.canonical(path);
   }
 
   has(path: string): boolean {
