@@ -93,6 +93,15 @@ export async function gatherEvidence(
   return gatherer.evidence();
 }
 
+/**
+ * Whether a line is of the instance with these `syslog_name` prefixes (`postfix` is also `postfix/submission`).
+ *
+ * @param names undefined: every line is
+ */
+export function isOfInstance(name: string, names: readonly string[] | undefined): boolean {
+  return names?.some((prefix) => name === prefix || name.startsWith(`${prefix}/`)) ?? true;
+}
+
 type OpenTrail = { -readonly [Field in keyof Trail]: Trail[Field] } & {
   lines: TrailLine[];
   watched: boolean;
@@ -223,7 +232,7 @@ class Gatherer {
   }
 
   private isOurs({ name }: LogRecord): boolean {
-    return this.names?.some((prefix) => name === prefix || name.startsWith(`${prefix}/`)) ?? true;
+    return isOfInstance(name, this.names);
   }
 
   private trailOf(record: LogRecord, id: string, fact: LogFact): OpenTrail {

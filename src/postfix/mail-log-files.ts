@@ -10,6 +10,8 @@ export interface MailLogOptions {
   readonly reference: number;
   /** Zone of the log's host, for stamps that name none; default this process's. */
   readonly zone?: string | undefined;
+  /** Told of each file, once all are read, how many lines of Postfix it has. */
+  readonly onFile?: ((path: string, lines: number) => void) | undefined;
 }
 
 /**
@@ -31,7 +33,9 @@ export async function* readMailLogs(
   for (const path of new Set(paths)) surveyed.push(await survey(path, options));
   const dated = surveyed.filter((file) => file.first !== null).sort((a, b) => (a.first ?? 0) - (b.first ?? 0));
   const missing = missingRotations(surveyed.map(({ path }) => path));
-  yield* merge(dated.map((file) => new Source(file, options, missing.get(file.path))));
+  const sources = new Map(dated.map((file) => [file.path, new Source(file, options, missing.get(file.path))]));
+  yield* merge([...sources.values()]);
+  for (const { path } of surveyed) options.onFile?.(path, sources.get(path)?.lines ?? 0);
 }
 
 interface LogFile {
@@ -70,24 +74,37 @@ function secondsOf(stamp: string): number {
 
 /** Files behind which a number is missing in their set (`mail.log`, `mail.log.1`, `mail.log.3.gz`), with what is missing. */
 function missingRotations(paths: readonly string[]): Map<string, string> {
-  const rotated = /^(.*?)(?:\.(\d+))?(?:\.(?:gz|zst|zstd))?$/s;
-  const sets = Map.groupBy(
-    paths.map((path) => ({
-      path,
-      stem: rotated.exec(path)?.[1] ?? path,
-      number: Number(rotated.exec(path)?.[2] ?? 0),
-    })),
-    ({ stem }) => stem,
-  );
   const missing = new Map<string, string>();
-  for (const set of sets.values()) {
-    set.sort((a, b) => b.number - a.number);
+  for (const set of rotatedSets(paths)) {
     for (const [index, { path, stem, number }] of set.entries()) {
       const older = set[index - 1];
       if (older !== undefined && older.number > number + 1) missing.set(path, `${stem}.${number + 1}`);
     }
   }
   return missing;
+}
+
+/**
+ * What is missing at the end of a rotated set: the file that was being written (`mail.log` where there are only
+ * `mail.log.1` and older ones). Undefined when a file without a number is there, which may be that one.
+ */
+export function newestMissing(paths: readonly string[]): string | undefined {
+  const newest = rotatedSets(paths).map((set) => set.at(-1));
+  const [first] = newest;
+  // Numbers like 20261124 are dates.
+  if (first === undefined || newest.some((file) => file === undefined || file.number === 0 || file.number > 1000)) {
+    return undefined;
+  }
+  return first.number === 1 ? first.stem : `${first.stem}.${first.number - 1}`;
+}
+
+/** The files of each set, oldest first; those that are being written have number 0. */
+function rotatedSets(paths: readonly string[]): { path: string; stem: string; number: number }[][] {
+  const files = paths.map((path) => {
+    const [, stem = path, number = 0] = /^(.*?)(?:\.(\d+))?(?:\.(?:gz|zst|zstd))?$/s.exec(path) ?? [];
+    return { path, stem, number: Number(number) };
+  });
+  return [...Map.groupBy(files, ({ stem }) => stem).values()].map((set) => set.sort((a, b) => b.number - a.number));
 }
 
 /** The records of one second of a file, or a part of them. */
@@ -99,6 +116,8 @@ interface Second {
 /** A file being read, one second after the other. */
 class Source {
   readonly first: number;
+  /** Lines of Postfix so far. */
+  lines = 0;
   private readonly missing: string | undefined;
   private readonly reader: LineReader;
   private readonly path: string;
@@ -151,6 +170,7 @@ class Source {
   }
 
   private add(record: LogRecord): void {
+    if (record.name !== "") this.lines++;
     const second = this.secondFor(record.time);
     if (this.open?.second === second && this.open.records.length < largestSecond) {
       this.open.records.push(record);

@@ -158,7 +158,7 @@ async function configuredIn(instance: PostfixInstance): Promise<Configured> {
 }
 
 /** A time value of main.cf in seconds; without a unit it has that of the built-in value (postconf(5), "time units"). */
-function secondsOf(value: string, defaultUnit: string): number {
+export function secondsOf(value: string, defaultUnit: string): number {
   const [, number = "0", unit = ""] = /^(\d+)\s*([smhdw]?)/i.exec(value.trim()) ?? [];
   const seconds: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 };
   return Number(number) * (seconds[unit.toLowerCase() || defaultUnit] ?? 1);
