@@ -3,6 +3,7 @@ import type { SigningKey, TrustedKeys } from "../crypto/sign.ts";
 import { OperatorError } from "../errors.ts";
 import {
   type Claimant,
+  type ClaimedIdentity,
   claimDigester,
   formatDigests,
   isSameParty,
@@ -64,7 +65,7 @@ export async function takeClaim(request: TakeClaimRequest): Promise<TakenClaim> 
   const before = await listClaims(repository, trusted, signal);
   requireChecked(before);
   const rivals = new Rivals(request);
-  const unfinished = before.standing.find((one) => isOfRun(one, request));
+  const unfinished = await findUnfinished(before, request);
   if (unfinished !== undefined) return await stand(request, rivals, unfinished);
   const [taken] = await rivals.among(before);
   if (taken !== undefined) throw claimedBy(taken);
@@ -95,6 +96,114 @@ export async function withdrawClaim(
   await writeClaimRecord(repository, key, claims.places, withdrawal(clock, id, reason), signal);
 }
 
+/** What it takes to change claims of one's own. */
+export type OwnClaimRequest = Pick<TakeClaimRequest, "repository" | "key" | "trusted" | "clock" | "signal">;
+
+/**
+ * Take back every standing claim this key made for a run; that there is none any more is a success.
+ *
+ * @returns their ids
+ * @throws OperatorError `damaged` when none of the run's claims is to be seen and some can't be checked
+ */
+export async function withdrawClaimsOf(request: OwnClaimRequest, run: string, reason: string): Promise<string[]> {
+  requireOwnTrust(request);
+  const { standing } = await claimsOfRun(request, run);
+  return await withdrawEach(request, standing, reason);
+}
+
+export interface NarrowClaimRequest extends OwnClaimRequest {
+  readonly run: string;
+  /** The messages of the run that stay claimed. Those it has not claimed before are not claimed by this. */
+  readonly rest: readonly ClaimedIdentity[];
+  readonly reason: string;
+  /** As for `takeClaim`. */
+  readonly waitMs?: number;
+  readonly settleMs?: number;
+}
+
+/**
+ * Let go of most of what a run has claimed. First a claim of the rest is written and seen in listings, then the others are
+ * withdrawn, so that the rest is claimed at every moment; killed anywhere, the same call again finishes. Nobody can be in
+ * its way: what it names was this side's before.
+ *
+ * @returns the id of the claim that stands then; null when the run has none, and gets none
+ * @throws OperatorError `damaged` as `withdrawClaimsOf`, `failed` when the new claim does not turn up: then all of them stand
+ */
+export async function narrowClaims(request: NarrowClaimRequest): Promise<string | null> {
+  const { repository, run, rest, reason, signal } = request;
+  requireOwnTrust(request);
+  const { claims, standing } = await claimsOfRun(request, run);
+  const [first] = standing;
+  if (first === undefined) return null;
+  const lists = await Promise.all(standing.map(({ claim }) => listOf(repository, claim, signal)));
+  const claimed = rest.filter((message) => lists.some((list) => list.has(message)));
+  if (claimed.length === 0) {
+    await withdrawEach(request, standing, reason);
+    return null;
+  }
+  const exact = standing.find((_, at) => lists[at]?.isExactly(claimed));
+  const { id } = exact ?? (await writeAgain(request, claims, first, claimed));
+  await waitUntilListed(request, id);
+  await withdrawEach(
+    request,
+    standing.filter((one) => one.id !== id),
+    reason,
+  );
+  return id;
+}
+
+async function claimsOfRun(
+  request: OwnClaimRequest,
+  run: string,
+): Promise<{ readonly claims: Claims; readonly standing: readonly StandingClaim[] }> {
+  const { repository, key, trusted, signal } = request;
+  const claims = await listClaims(repository, trusted, signal);
+  const ofRun = ({ claim }: StandingClaim) => claim.writer === key.writer && claim.run === run;
+  const standing = claims.standing.filter(ofRun);
+  if (standing.length === 0 && !claims.withdrawn.some(ofRun)) requireChecked(claims);
+  return { claims, standing };
+}
+
+async function withdrawEach(
+  { repository, key, trusted, clock, signal }: OwnClaimRequest,
+  standing: readonly StandingClaim[],
+  reason: string,
+): Promise<string[]> {
+  for (const { id } of standing) {
+    await withdrawOwn(repository, key, trusted, withdrawal(clock, id, reason), signal);
+  }
+  return standing.map(({ id }) => id);
+}
+
+/** The same claim once more, of fewer messages. */
+async function writeAgain(
+  { repository, key, clock, signal }: OwnClaimRequest,
+  claims: Claims,
+  { claim }: StandingClaim,
+  messages: readonly ClaimedIdentity[],
+): Promise<Own> {
+  const { host, snapshot, run, by, into, shard, overrules } = claim;
+  const list = await writeList(repository, host, messages, signal);
+  const time = new Date(clock.now()).toISOString();
+  const record = { time, state: "claimed", host, snapshot, run, by, into, shard, overrules, ...list } as const;
+  return await writeClaimRecord(repository, key, claims.places, record, signal);
+}
+
+async function waitUntilListed(request: NarrowClaimRequest, id: string): Promise<void> {
+  const { repository, trusted, clock, signal, waitMs = 30_000, settleMs = 1000 } = request;
+  const until = clock.monotonic() + waitMs;
+  const memory: ClaimMemory = new Map();
+  let since: number | undefined;
+  for (;;) {
+    const { standing } = await listClaims(repository, trusted, signal, memory);
+    const now = clock.monotonic();
+    since = standing.some((one) => one.id === id) ? (since ?? now) : undefined;
+    if (since !== undefined && now - since >= settleMs) return;
+    if (now > until) throw notListed(repository);
+    await clock.sleep(Math.min(250, Math.max(settleMs, 20)), signal);
+  }
+}
+
 function withdrawal(clock: Clock, id: string, reason: string) {
   return { time: new Date(clock.now()).toISOString(), state: "withdrawn", withdraws: id, reason } as const;
 }
@@ -110,21 +219,59 @@ function requireOwnTrust({ key, trusted }: Pick<TakeClaimRequest, "key" | "trust
 /** What of a claim the protocol goes by. */
 type Own = Pick<StandingClaim, "id" | "key">;
 
-function isOfRun({ claim }: StandingClaim, { key, wanted, run }: TakeClaimRequest): boolean {
-  return claim.run === run && isSameParty(claim, { ...wanted, writer: key.writer });
+/** A claim of the run on other messages than these is not it: both stand until the run's are withdrawn. */
+async function findUnfinished({ standing }: Claims, request: TakeClaimRequest): Promise<StandingClaim | undefined> {
+  const { repository, key, wanted, run, signal } = request;
+  for (const one of standing) {
+    if (one.claim.run !== run || !isSameParty(one.claim, { ...wanted, writer: key.writer })) continue;
+    if ((await listOf(repository, one.claim, signal)).isExactly(wanted.messages)) return one;
+  }
+  return undefined;
+}
+
+/** What a claim has taken. */
+interface ClaimList {
+  has(message: ClaimedIdentity): boolean;
+  isExactly(messages: readonly ClaimedIdentity[]): boolean;
+}
+
+async function listOf(
+  repository: Repository,
+  claim: StandingClaim["claim"],
+  signal: AbortSignal | undefined,
+): Promise<ClaimList> {
+  const digests = await readDigests(repository, claim, signal);
+  const digester = claimDigester(claim);
+  return {
+    has: (message) => digests.has(digester.of(message)),
+    isExactly: (messages) => {
+      const wanted = new Set(messages.map((message) => digester.of(message)));
+      return wanted.size === digests.size && [...wanted].every((digest) => digests.has(digest));
+    },
+  };
 }
 
 async function write(request: TakeClaimRequest, before: Claims): Promise<Own> {
   const { repository, key, wanted, snapshot, run, clock, signal } = request;
   const { host, by, into, shard, messages } = wanted;
-  const salt = randomBytes(32).toString("base64");
-  const digester = claimDigester({ salt, host });
-  const list = formatDigests(messages.map((message) => digester.of(message)));
-  const digests = await writeDigests(repository, list, signal);
+  const list = await writeList(repository, host, messages, signal);
   const time = new Date(clock.now()).toISOString();
   const claim = { time, state: "claimed", host, snapshot, run, by, into, shard } as const;
   const overrules = [...(request.overrule ?? [])];
-  return await writeClaimRecord(repository, key, before.places, { ...claim, overrules, salt, digests }, signal);
+  return await writeClaimRecord(repository, key, before.places, { ...claim, overrules, ...list }, signal);
+}
+
+/** Store the list under a salt of its own. */
+async function writeList(
+  repository: Repository,
+  host: string,
+  messages: readonly ClaimedIdentity[],
+  signal: AbortSignal | undefined,
+): Promise<Pick<StandingClaim["claim"], "salt" | "digests">> {
+  const salt = randomBytes(32).toString("base64");
+  const digester = claimDigester({ salt, host });
+  const list = formatDigests(messages.map((message) => digester.of(message)));
+  return { salt, digests: await writeDigests(repository, list, signal) };
 }
 
 /** Look until one's own claim stands alone, or has to be withdrawn. */
@@ -181,9 +328,10 @@ async function withdrawOwn(
   key: SigningKey,
   trusted: TakeClaimRequest["trusted"],
   record: ReturnType<typeof withdrawal>,
+  signal?: AbortSignal,
 ): Promise<void> {
-  const { places } = await listClaims(repository, trusted);
-  await writeClaimRecord(repository, key, places, record);
+  const { places } = await listClaims(repository, trusted, signal);
+  await writeClaimRecord(repository, key, places, record, signal);
 }
 
 /** A claim that stands in the way, and why. */

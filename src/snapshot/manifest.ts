@@ -111,6 +111,15 @@ export function entryKey(entry: MessageIdentity | FileEntry): string {
   return `${escapeField(entry.instance)}/${entry.queueId}/${entry.created}/${entry.content}`;
 }
 
+/** What the key of a message says. @throws OperatorError `damaged` for a text that is the key of none */
+export function parseMessageKey(key: string): MessageIdentity {
+  const [instance, queueId, created, content, ...more] = key.split("/");
+  if (!instance || !queueId || !created || !content || more.length > 0) {
+    throw new OperatorError("damaged", `${JSON.stringify(key)} is no key of a message`);
+  }
+  return { kind: "message", instance: unescapeField(instance), queueId, created, content };
+}
+
 export type MessageIdentity = Pick<MessageEntry, "kind" | "instance" | "queueId" | "created" | "content">;
 
 export function manifestHeader(kind: "base" | "increment", host: string): string {
