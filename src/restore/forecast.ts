@@ -190,7 +190,7 @@ function dueAtOnce(mail: readonly Placement[], target: TargetFacts): Forecast[] 
   const tried = mail.filter(({ queue, waits }) => queue !== "hold" && !waits);
   const due = tried.filter(({ queue, mtime }) => queue === "maildrop" || mtime <= target.now);
   if (due.length < burst) return [];
-  const when = target.running ? "as soon as it is placed" : "as soon as Postfix runs";
+  const when = target.running ? "as soon as they are placed" : "as soon as Postfix runs";
   return say("due-at-once", due, (count) => {
     const share = due.length === tried.length ? `all of the ${count}` : `${due.length} of the ${tried.length} messages`;
     return `${share} not on hold will be tried at once, ${when}; --land hold and then release --rate let such mail go at a rate of your choice`;
