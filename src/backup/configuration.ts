@@ -120,13 +120,18 @@ async function askPostfix(
   }
 }
 
-/** What postconf printed, as files of root's with the time of the newer of main.cf and master.cf: the same until those change. */
+/**
+ * What postconf printed, and the time zone in which the mail log's stamps are, as files of root's with the time of the
+ * newer of main.cf and master.cf: the same until those change.
+ */
 function addReports(collection: FileCollection, instance: string, parameters: PostfixParameters): void {
   const sources = ["main.cf", "master.cf"].map((name) =>
     collection.file(posix.join(parameters.configDirectory, name), ""),
   );
   const mtime = Math.max(0, ...sources.map((file) => file?.mtime ?? 0));
-  for (const [path, bytes] of parameters.reports) {
+  const { timeZone } = new Intl.DateTimeFormat().resolvedOptions();
+  const reports = new Map(parameters.reports).set("timezone", Buffer.from(`${timeZone}\n`));
+  for (const [path, bytes] of reports) {
     const owner = { user: "root", group: "root", uid: 0, gid: 0 };
     const { digest } = digestOf(bytes);
     collection.add({

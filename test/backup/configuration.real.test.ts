@@ -205,10 +205,14 @@ describe.skipIf(!needs("root", "postfix"))("the configuration of an instance", (
         "postconf-P",
         "postconf-m",
         "mail_version",
+        "timezone",
       ]);
       expect(second.files.filter((file) => file.area === "report")).toEqual(reports);
       expect(entry(first, "postconf-n")?.bytes?.toString()).toContain(`queue_directory = ${host.path("spool")}\n`);
       expect(entry(first, "postconf-P")?.bytes?.toString()).toBe("cleanup/unix/smtpd_banner = hello\n");
+      expect(entry(first, "timezone")?.bytes?.toString()).toBe(
+        `${new Intl.DateTimeFormat().resolvedOptions().timeZone}\n`,
+      );
       expect(entry(first, "mail_version")?.bytes?.toString()).toMatch(/^mail_version = \d+\.\d+/);
       expect(reports.every((file) => file.mode === 0o600 && file.owner.user === "root")).toBe(true);
     });
