@@ -75,7 +75,8 @@ export async function planConfiguration(
  * leaves each file old or new; the same call again finishes. Nothing is removed that is only on the target.
  *
  * @throws OperatorError `refused` (another state than the plan that was seen; Postfix runs and its queue directory would
- * change), `locked`, `damaged` or `no-identity` with nothing changed; `failed` when a file can't be written
+ * change), `locked`, `damaged` or `no-identity` with nothing changed; `failed` when a file can't be written. A hint that
+ * names the run to undo says that some files were placed.
  */
 export async function applyConfiguration(job: ConfigurationJob): Promise<ConfigurationReport> {
   const lock = await lockDirectory(job.configDirectory, job.configDirectory);
@@ -166,17 +167,25 @@ class Application {
       const { work } = this.#gathered;
       const written = work.filter(({ planned }) => planned.action === "new" || planned.action === "changed");
       await this.#stageOrSweep(written);
+      const report = await this.#placeAll(written);
+      this.#journal.end(report.problems.length === 0 ? "done" : "incomplete", this.#job.clock.now());
+      return report;
+    } finally {
+      this.#journal.close();
+    }
+  }
+
+  async #placeAll(written: readonly Work[]): Promise<ConfigurationReport> {
+    try {
       const [last, first] = partition(written, isMainOrMaster(this.#gathered.realDirectory));
       this.#job.report?.({ type: "config-step", step: "place", files: written.length });
       for (const one of first) this.#place(one);
       const tables = await this.#buildTables();
       for (const one of last) this.#place(one);
       this.#dressNewDirectories(written);
-      const report = await this.#finish(written, tables);
-      this.#journal.end(report.problems.length === 0 ? "done" : "incomplete", this.#job.clock.now());
-      return report;
-    } finally {
-      this.#journal.close();
+      return await this.#finish(written, tables);
+    } catch (error) {
+      throw this.#halfDone(error);
     }
   }
 
@@ -357,6 +366,18 @@ class Application {
     if (digestOf(bytes).digest === here.digest) return [];
     const secret = this.#gathered.plan.files.find((one) => one.path === path)?.secret !== false;
     return [{ command, path, diff: secret ? null : (unifiedDiff(path, bytes, here.content, editedSides) ?? null) }];
+  }
+
+  /** Some files may have their places and others not: how to get out of that is what somebody needs to know. */
+  #halfDone(error: unknown): unknown {
+    const worded = this.#wordFailure(error);
+    if (!(worded instanceof OperatorError)) return worded;
+    const { run } = this.#journal;
+    const hints = ["to finish it, run the same restore again", `to put back what was there: spoolsafe undo ${run}`];
+    return new OperatorError(worded.kind, `the restore of configuration ${run} was not finished: ${worded.message}`, {
+      hints: [...hints, ...worded.hints.filter((hint) => hint !== "run the restore again")],
+      cause: error,
+    });
   }
 
   #wordFailure(error: unknown): unknown {

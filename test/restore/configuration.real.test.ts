@@ -4,8 +4,10 @@ import { chownSync, existsSync, lstatSync, mkdirSync, readFileSync, statSync, sy
 import { join } from "node:path";
 import { createSecureContext } from "node:tls";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { OperatorError } from "../../src/errors.ts";
 import {
   applyConfiguration,
+  type ConfigurationEvent,
   configurationPlanText,
   configurationReportText,
   planConfiguration,
@@ -183,6 +185,26 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("restoring config
     const again = await target.apply();
     expect(again.written).toBe(1);
     expect(await query(target.postfix, `hash:${target.path("maps/h")}`, "h@in.test")).toBe("h@out.test");
+  });
+
+  test("ended between its steps it says how to finish and how to go back, and both work", async () => {
+    await using target = await standby(snapshot);
+    const before = everything(target.postfix.configDirectory, target.root);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const report = (event: ConfigurationEvent) => {
+      if (event.type !== "config-step" || event.step !== "tables") return;
+      controller.abort(new OperatorError("interrupted", "interrupted by SIGINT"));
+    };
+    const ended = await target.apply({ signal, report }).catch((error: unknown) => error);
+    expect(ended).toMatchObject({ kind: "interrupted", hints: expect.arrayContaining([expect.any(String)]) });
+    expect(existsSync(target.path("maps/h"))).toBe(true);
+    const [, run = ""] =
+      /spoolsafe undo (\S+)/.exec(ended instanceof OperatorError ? ended.hints.join("\n") : "") ?? [];
+    const again = await target.apply();
+    expect(again).toMatchObject({ run, problems: [] });
+    expect((await target.undo(run)).left).toEqual([]);
+    expect(everything(target.postfix.configDirectory, target.root)).toEqual(before);
   });
 
   test("secrets are in no plan, diff, report or event", async () => {

@@ -250,10 +250,9 @@ function tellUndo({ render }: Context, { run, configDirectory, running, putBack,
   render.summary({ run, configDirectory, running, putBack: putBack.length, removed: removed.length, left });
   for (const path of putBack) render.detail(`put back: ${printable(path)}`);
   for (const path of removed) render.detail(`removed: ${printable(path)}`);
+  const counts = `${putBack.length} put back, ${removed.length} removed that it had added`;
   const stay = left.length === 0 ? "" : `, ${left.length} left as they are`;
-  render.text(
-    `undid run ${run} in ${configDirectory}: ${putBack.length} files put back, ${removed.length} added ones removed${stay}`,
-  );
+  render.text(`undid run ${run} in ${configDirectory}: ${counts}${stay}`);
   if (running) render.text(`Postfix runs: postfix -c ${configDirectory} reload`);
 }
 
