@@ -37,13 +37,14 @@ describe.skipIf(!needs("root", "postfix"))("what is foreseen is what Postfix doe
     for (const name of ["warned", "renewed", "expired"]) warnAt(postfix, id(name), -1);
     warnAt(postfix, id("warned-later"), 600);
     await postfix.postsuper(["-e", "-"], [id("forced")]);
-    // What a warning says is in its text only; when it is sent is settled.
-    await postfix.setParameter("delay_warning_time", "3h");
+    // Three hours; they are in the text of a warning only, when it is sent is settled.
+    await postfix.setParameter("delay_warning_time", "3");
 
     const place = [...ids].map(([name, queueId]) => placementOf(postfix, queueId, name === "renewed"));
     const forecasts = await foresee(postfix, place);
     const foreseen = (kind: ForecastKind) => namesOf(forecasts, kind, ids);
     expect(forecasts.map(({ kind }) => kind)).not.toContain("map-type");
+    expect(forecasts.find(({ kind }) => kind === "delay-warning")?.text).not.toContain("0 hours");
 
     await postfix.postsuper(["-r", "-"], [id("renewed")]);
     await postfix.release([id("held")]);
@@ -80,8 +81,12 @@ describe.skipIf(!needs("root", "postfix"))("what is foreseen is what Postfix doe
 
   test.concurrent("with a map type that is named and not there", async () => {
     await using sink = await Sink.start({ domains: { "good.test": {} } });
-    await using postfix = await PrivatePostfix.start({ sink });
-    const { mapTypes } = await gatherTarget(await loadInstance(postfix.configDirectory), [], Date.now());
+    await using postfix = await PrivatePostfix.start({ sink, main: { notify_classes: "resource, 2bounce" } });
+    const facts = await gatherTarget(await loadInstance(postfix.configDirectory), [], Date.now());
+    const { mapTypes, transports, postmasterHears } = facts;
+    expect(transports).toEqual(expect.arrayContaining(["smtp", "relay", "error", "retry", "discard", "local"]));
+    expect(transports.filter((name) => ["qmgr", "pickup", "cleanup", "showq", "postlog"].includes(name))).toEqual([]);
+    expect(postmasterHears).toBe(true);
     const absent = ["cdb", "sdbm", "pgsql", "mongodb"].find((type) => !mapTypes.includes(type)) ?? "";
     await postfix.setParameter("smtp_generic_maps", `${absent}:/nowhere`);
     await postfix.reload();
