@@ -72,7 +72,7 @@ export interface ConfigurationSummary
 
 /**
  * Show what a restore of configuration will do, ask if anything is replaced, do exactly that, and say what was done: as text,
- * or as JSON lines `config-file` and `config-review`. The summary line is left to the caller.
+ * or as JSON lines `config-file`, `config-review` and `config-restored`. The summary line is left to the caller.
  *
  * It may change which queue directory the target has: look at the target's queue after it, not before.
  *
@@ -102,7 +102,7 @@ export async function restoreConfiguration(
     expectedKey: plan.key,
     report: (event) => tell(context, event),
   });
-  context.render.text(() => `\n${configurationReportText(report)}`);
+  tellReport(context, report);
   return { ...outcomeOf(plan, report), exit: report.problems.length > 0 ? 3 : 0 };
 }
 
@@ -197,6 +197,13 @@ function tell({ render }: Context, event: ConfigurationEvent): void {
     case "config-resumed":
       render.event(event, `going on with the interrupted run ${event.run}`);
   }
+}
+
+/** At once, with the run to undo: what comes after it, a restore of mail, may end in an error. */
+function tellReport({ render }: Context, report: ConfigurationReport): void {
+  const { run, keptIn, written, problems } = report;
+  render.line({ type: "config-restored", run, keptIn, written, problems });
+  render.text(() => `\n${configurationReportText(report)}`);
 }
 
 function outcomeOf(plan: ConfigurationPlan, report: ConfigurationReport | null): Omit<RestoredConfiguration, "exit"> {
