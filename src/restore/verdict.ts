@@ -210,7 +210,7 @@ class Judging {
       return possible;
     const other = this.log
       .trails(message.queueId)
-      .find((trail) => trail.start !== null && hasMessageId(trail, message));
+      .find((trail) => trail.ours && trail.start !== null && hasMessageId(trail, message));
     if (other === undefined) return undefined;
     this.differences.push((other.start ?? 0) - message.arrival);
     return "other clock";
