@@ -74,7 +74,15 @@ export function buildProgram(perform: Perform) {
         .default("primary" as const),
     )
     .option("--probe", "also write, read and remove a small object in the repository")
-    .addHelpText("after", examples("spoolsafe doctor", "spoolsafe doctor --role standby --json"))
+    .option("--probe-port25 <host>", "also see whether a mail server, host[:port], answers this host")
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe doctor",
+        "spoolsafe doctor --role standby --json",
+        "spoolsafe doctor --role standby --probe --probe-port25 mx.example.net",
+      ),
+    )
     .action((options) => start(async (context) => (await import("./commands/doctor.ts")).run(context, options)));
   const key = program
     .command("key")

@@ -2,10 +2,13 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, wr
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createSigningKey } from "../../src/crypto/sign.ts";
-import { examineHost, examineSetup, type Finding, type SetupToExamine } from "../../src/doctor/doctor.ts";
+import { examineSetup, type SetupToExamine } from "../../src/doctor/doctor.ts";
+import type { Finding } from "../../src/doctor/finding.ts";
+import { examineHost } from "../../src/doctor/host.ts";
 import { OperatorError } from "../../src/errors.ts";
 import { DirectoryStore } from "../../src/repository/directory.ts";
 import { Repository } from "../../src/repository/repository.ts";
+import { systemClock } from "../../src/system/clock.ts";
 import { spoolsafe } from "../support/cli.ts";
 import { makeKeys } from "../support/keys.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
@@ -33,7 +36,11 @@ async function examine(over: Partial<SetupToExamine> = {}): Promise<Finding[]> {
     trustedKeysFile: path("trusted.pub"),
     findInstances: async () => [],
     openRepository: () => Repository.open(new DirectoryStore(path("repository"))),
+    scope: { host: undefined, ownHost: undefined },
+    instance: undefined,
+    port25: undefined,
     probe: false,
+    clock: systemClock,
     signal: new AbortController().signal,
     ...over,
   };
@@ -59,7 +66,7 @@ describe("the host", () => {
     ["24.10.9", 0, "primary", ["node"]],
     ["20.20.2", 0, "primary", ["node"]],
     ["24.21.0", 1000, "primary", ["root"]],
-    ["24.21.0", 1000, "standby", []],
+    ["24.21.0", 1000, "standby", ["root"]],
   ] as const)("Node %s, uid %i, %s", async (nodeVersion, uid, role, names) => {
     const findings: Finding[] = [];
     await examineHost({ nodeVersion, uid, role }, (finding) => findings.push(finding));
@@ -101,7 +108,7 @@ describe("keys", () => {
   test("an identity on a primary is advice; none on a standby is wrong", async () => {
     const primary = (await examine({ identityFile: site.identityFile })).find(({ name }) => name === "identity");
     expect(primary).toMatchObject({ ok: true, remedy: expect.stringContaining("keep it elsewhere") });
-    expect(await wrong({ role: "standby" })).toEqual([
+    expect((await wrong({ role: "standby" })).slice(0, 2)).toEqual([
       "identity: none is configured: snapshots can't be opened here | set encryption.identity_file",
       expect.stringContaining("has no key of a primary | `spoolsafe key add FILE`"),
     ]);

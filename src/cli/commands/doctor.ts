@@ -1,40 +1,62 @@
 import { ConfigFault } from "../../config/load.ts";
-import { examineHost, examineSetup, type Finding, type Role } from "../../doctor/doctor.ts";
+import { examineSetup, type SetupToExamine } from "../../doctor/doctor.ts";
+import type { Finding, Role } from "../../doctor/finding.ts";
+import { examineHost } from "../../doctor/host.ts";
+import { Score } from "../../doctor/score.ts";
 import type { Context } from "../context.ts";
 
 export interface DoctorOptions {
   readonly role: Role;
   readonly probe?: true | undefined;
+  readonly probePort25?: string | undefined;
 }
 
 /** `spoolsafe doctor`: exit 1 when anything is in the way. */
-export async function run(context: Context, { role, probe }: DoctorOptions): Promise<number> {
+export async function run(context: Context, options: DoctorOptions): Promise<number> {
+  const { role } = options;
   const { render } = context;
-  let ok = true;
+  const score = new Score();
   const report = (finding: Finding) => {
-    ok &&= finding.ok;
+    score.add(finding);
     render.line(finding);
     render.text(findingText(context, finding));
   };
   await examineHost({ role, nodeVersion: process.versions.node, uid: process.getuid?.() ?? -1 }, report);
-  if (configIsSound(context, report)) {
-    const { encryption, signing, state_directory: stateDirectory } = context.config;
-    const setup = {
-      role,
-      stateDirectory,
-      recipientsFile: encryption.recipients_file,
-      identityFile: encryption.identity_file,
-      signingKeyFile: signing.key_file,
-      trustedKeysFile: signing.trusted_keys_file,
-      findInstances: () => context.instances(),
-      openRepository: () => context.openRepository(),
-      probe: probe === true,
-      signal: context.signal,
-    };
-    await examineSetup(setup, report);
-  }
+  if (configIsSound(context, report)) await examineSetup(setupOf(context, options), report);
+  return role === "primary" ? concludePrimary(context, score) : concludeStandby(context, score);
+}
+
+function setupOf(context: Context, { role, probe, probePort25 }: DoctorOptions): SetupToExamine {
+  const { encryption, signing, host, state_directory: stateDirectory } = context.config;
+  return {
+    role,
+    stateDirectory,
+    recipientsFile: encryption.recipients_file,
+    identityFile: encryption.identity_file,
+    signingKeyFile: signing.key_file,
+    trustedKeysFile: signing.trusted_keys_file,
+    findInstances: () => context.instances(),
+    openRepository: () => context.openRepository(),
+    scope: { host: context.globals.host, ownHost: host },
+    instance: context.globals.instance,
+    port25: probePort25,
+    probe: probe === true,
+    clock: context.clock,
+    signal: context.signal,
+  };
+}
+
+function concludePrimary({ render }: Context, { allOk: ok }: Score): number {
   render.summary({ ok });
   render.text(ok ? "this host is ready" : "this host is not ready");
+  return ok ? 0 : 1;
+}
+
+function concludeStandby({ render }: Context, score: Score): number {
+  const { allOk: ok, ready, of } = score;
+  render.summary({ ok, ready: ok, score: { ready, of } });
+  const verdict = ok ? "a takeover could start now" : "a takeover could not start now";
+  render.text(`${ready} of ${of} ready: ${verdict}`);
   return ok ? 0 : 1;
 }
 
