@@ -1,4 +1,6 @@
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { OperatorError } from "../errors.ts";
 
 /** The flock(2) locks of the system at one moment. */
 export interface LockTable {
@@ -15,6 +17,23 @@ export interface LockTable {
  */
 export function readLocks(): LockTable {
   return parseLocks(readFileSync("/proc/locks", "utf8"));
+}
+
+/**
+ * Whether somebody holds a flock on an open file, found by trying to get one: for file systems whose locks the table does
+ * not tell, because it costs a process. If nobody has one, the descriptor keeps it until it is closed.
+ *
+ * @throws OperatorError `program-failed` when util-linux flock can't be had
+ */
+export function isLocked(fd: number): boolean {
+  const { status, error } = spawnSync("flock", ["--nonblock", "--exclusive", "3"], {
+    stdio: ["ignore", "ignore", "ignore", fd],
+  });
+  if (status === 0 || status === 1) return status === 1;
+  throw new OperatorError("program-failed", `flock ended with ${status ?? error?.message}`, {
+    hints: ["flock is part of util-linux, which every Debian has"],
+    cause: error,
+  });
 }
 
 /** `/proc/locks` (proc_locks(5)) as text; lines of processes that wait (`1: -> FLOCK ...`) hold nothing. */

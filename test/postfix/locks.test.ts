@@ -1,5 +1,9 @@
+import { closeSync, openSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, test } from "vitest";
-import { parseLocks } from "../../src/postfix/locks.ts";
+import { isLocked, parseLocks } from "../../src/postfix/locks.ts";
+import { tryLock } from "../../src/system/lock.ts";
+import { destroyScratch, makeScratch } from "../support/scratch.ts";
 
 // Lines as Linux prints them; the waiter's fields are shifted by its arrow.
 const table = parseLocks(`1: FLOCK  ADVISORY  READ 11506 fe:00:1450259 0 EOF
@@ -34,4 +38,27 @@ test("another device with the same inode is another file", () => {
 
 test("no locks at all", () => {
   expect(parseLocks("").has(1, 1)).toBe(false);
+});
+
+test("where the table tells nothing, a lock is found by trying", async () => {
+  const scratch = makeScratch();
+  const path = join(scratch, "message");
+  writeFileSync(path, "");
+  const open = <T>(look: (fd: number) => T): T => {
+    const fd = openSync(path, "r");
+    try {
+      return look(fd);
+    } finally {
+      closeSync(fd);
+    }
+  };
+  try {
+    expect(open(isLocked)).toBe(false);
+    const lock = await tryLock(path);
+    expect(open(isLocked)).toBe(true);
+    await lock?.release();
+    expect(open(isLocked)).toBe(false);
+  } finally {
+    destroyScratch(scratch);
+  }
 });
