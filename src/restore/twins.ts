@@ -58,9 +58,9 @@ function hasQueues({ queueDirectory }: SpoolPlace): boolean {
 }
 
 /**
- * Listings in a row that show nothing new before all is believed to have been seen. One misses a message that was in
- * another queue at each of its looks, as in a retry of milliseconds that falls between two of them: one retry in hundreds.
- * All of them miss it once in 10¹⁰, and the price is a tenth of a second each for 100,000 messages.
+ * Listings in a row that show nothing new before all is believed to have been seen. One listing misses a message that is
+ * in another queue at each of its looks: of messages renamed without a pause it missed one in a thousand. The next one
+ * finds it, and costs little beside the reading.
  */
 const quietListings = 3;
 const mostListings = 50;
@@ -106,7 +106,6 @@ class QueueReader {
   readonly #instance: SpoolPlace;
   readonly #wanted: Wanted;
   readonly #read = new Set<string>();
-  readonly #slipped = new Set<string>();
 
   constructor(instance: SpoolPlace, wanted: Wanted) {
     this.#instance = instance;
@@ -116,8 +115,8 @@ class QueueReader {
   /**
    * Read what has not been read. A name made again for newer mail isn't: only a restore puts older mail into a queue.
    *
-   * @returns whether mail as old as the snapshot's turned up, or is there and could again not be opened; new mail, of
-   * which a running instance always has some, says nothing of what was missed
+   * @returns whether mail as old as the snapshot's turned up; new mail, of which a running instance always has some, says
+   * nothing of what was missed
    */
   async readNew(files: Iterable<SpoolFile>, signal?: AbortSignal): Promise<boolean> {
     let turnedUp = false;
@@ -133,17 +132,13 @@ class QueueReader {
   }
 
   #follow(file: SpoolFile): boolean {
-    const key = spoolKey(file);
     for (const at of this.#places(file)) {
       const created = this.#open(at);
       if (created === "gone") continue;
-      this.#read.add(key);
+      this.#read.add(spoolKey(file));
       return created !== null && this.#wanted.isOldEnough(created);
     }
-    // Delivered, or on the move: then the next listing has it, too.
-    const again = this.#slipped.has(key);
-    this.#slipped.add(key);
-    return again;
+    return false; // delivered; or moving, and then in the next listing, too
   }
 
   *#places(file: SpoolFile): Iterable<SpoolFile> {
