@@ -37,6 +37,7 @@ describe("the interface page", () => {
   const page = readFileSync(join(root, "docs/INTERFACE.md"), "utf8");
   const [, synopsis = ""] = /## Commands\n```\n([\s\S]*?)```/.exec(page) ?? [];
   const lines = synopsis
+    .replaceAll(/\n {10,}(?=\[)/g, " ") // options that go on in the next line
     .split("\n")
     .map((line) => line.slice(9).replace(/ {3,}.*$/, ""))
     .flatMap((line) => line.split("·"))

@@ -16,14 +16,27 @@ const startLine = z.object({
   host: z.string(),
   /** Instance of the snapshot. */
   instance: z.string(),
+  route: z.enum(["fresh", "merge", "requeue"]),
   land: z.enum(["original", "hold"]),
+  /** The choice as one text: two runs with the same one are the same restore. */
+  choice: z.string(),
+  /** Whether logs were given that tell what became of the mail after the snapshot. */
+  judged: z.boolean(),
+  /** Options of the command line that make the same choice again, without snapshot, instance and target. */
+  options: z.array(z.string()),
   target: z.object({
     configDirectory: z.string(),
     queueDirectory: z.string(),
-    /** Decimal text: inode numbers of some file systems don't fit a double. */
+    /** Which queue directory, as `queueIdentity` tells it. */
     device: z.string(),
     inode: z.string(),
+    born: z.string().nullable(),
   }),
+});
+const claimedLine = z.object({
+  type: z.literal("claimed"),
+  /** Id of the claim in the repository under which the run places mail. */
+  claim: z.string(),
 });
 const messageLine = z.object({
   type: z.literal("message"),
@@ -40,6 +53,14 @@ const messageLine = z.object({
   inDoubt: z.string().nullable(),
   /** Indexes of the recipients this placement answers for. */
   recipients: z.array(z.number()),
+  /** Indexes of recipients that get their mark in the placed copy although the snapshot has them without. */
+  marks: z.array(z.number()),
+  /** Indexes of recipients that were known to be served when this was planned. */
+  served: z.array(z.number()),
+  /** Whether it takes its logs with it: of two copies of one message only one does. */
+  logs: z.boolean(),
+  /** Whether it keeps its temporary name until it is released: mail of maildrop can't be put on hold. */
+  waits: z.boolean(),
 });
 const plannedLine = z.object({ type: z.literal("planned"), messages: z.number() });
 const stagedLine = z.object({
@@ -49,6 +70,8 @@ const stagedLine = z.object({
   inode: z.string(),
   /** Nanoseconds of the last change of the inode, as text: while it stays, nobody has linked or unlinked the file. */
   changed: z.string(),
+  /** SHA-256 of the bytes as they were read back, marks included. */
+  digest: z.string(),
   /** The name it will get; a later `renamed` line replaces it. */
   id: z.string(),
   logs: z.array(z.object({ log: z.enum(logKinds), inode: z.string() })),
@@ -65,6 +88,11 @@ const doubtedLine = z.object({
   recipients: z.array(z.number()),
 });
 const visibleLine = z.object({ type: z.literal("visible") });
+const numbers = z.array(z.number());
+const releasingLine = z.object({ type: z.literal("releasing"), numbers });
+const releasedLine = z.object({ type: z.literal("released"), numbers, time: z.string() });
+const undoingLine = z.object({ type: z.literal("undoing"), numbers });
+const undoneLine = z.object({ type: z.literal("undone"), numbers, time: z.string() });
 const endLine = z.object({
   type: z.literal("end"),
   /** `done`: placed and proven. `incomplete`: placed, but not everything could be proven. `abandoned`: nothing was placed. */
@@ -73,6 +101,7 @@ const endLine = z.object({
 });
 const runLine = z.discriminatedUnion("type", [
   startLine,
+  claimedLine,
   messageLine,
   plannedLine,
   stagedLine,
@@ -81,6 +110,10 @@ const runLine = z.discriminatedUnion("type", [
   doubtedLine,
   visibleLine,
   endLine,
+  releasingLine,
+  releasedLine,
+  undoingLine,
+  undoneLine,
 ]);
 
 export type RunStart = Omit<z.infer<typeof startLine>, "type" | "format" | "run">;
@@ -106,6 +139,14 @@ export interface RunRecord extends RunStart {
   readonly messages: readonly RunMessage[];
   readonly staged: readonly StagedMessage[];
   readonly outcome: RunOutcome | null;
+  /** The claim it places mail under; null before it has one, and for a run that takes none. */
+  readonly claim: string | null;
+  /** Numbers of messages that are being, or have been, released from hold; without a crash the first set is empty. */
+  readonly releasing: ReadonlySet<number>;
+  readonly released: ReadonlySet<number>;
+  /** The same for messages that were taken back. */
+  readonly undoing: ReadonlySet<number>;
+  readonly undone: ReadonlySet<number>;
 }
 
 /** Where runs lie below a state directory; on a disk that survives a reboot, never inside a queue directory. */
@@ -148,6 +189,11 @@ export class RunJournal {
     return new RunJournal(record.run, record.directory, "a");
   }
 
+  /** Before the first message is placed: what has to be withdrawn when the run is given up or undone. */
+  claimed(claim: string): void {
+    this.#append([{ type: "claimed", claim }]);
+  }
+
   /** From here temporary files of the run may lie in the target. */
   planned(messages: readonly RunMessage[]): void {
     const lines = messages.map((message): RunLine => ({ type: "message", ...message }));
@@ -158,6 +204,11 @@ export class RunJournal {
   placing(staged: readonly StagedMessage[]): void {
     const lines = staged.map((message): RunLine => ({ type: "staged", ...message }));
     this.#append([...lines, { type: "placing" }]);
+  }
+
+  /** A placed file has got more marks. */
+  restaged(staged: StagedMessage): void {
+    this.#append([{ type: "staged", ...staged }]);
   }
 
   /** The name that was planned is taken: this one will be tried instead. */
@@ -173,6 +224,25 @@ export class RunJournal {
   /** From here Postfix, once started, delivers what is put into its queues. */
   visible(): void {
     this.#append([{ type: "visible" }]);
+  }
+
+  /** From here postsuper may be releasing these from hold. */
+  releasing(numbers: readonly number[]): void {
+    this.#append([{ type: "releasing", numbers: [...numbers] }]);
+  }
+
+  /** These have been seen to have left hold. */
+  released(numbers: readonly number[], nowMs: number): void {
+    this.#append([{ type: "released", numbers: [...numbers], time: new Date(nowMs).toISOString() }]);
+  }
+
+  /** From here the files of these may be gone. */
+  undoing(numbers: readonly number[]): void {
+    this.#append([{ type: "undoing", numbers: [...numbers] }]);
+  }
+
+  undone(numbers: readonly number[], nowMs: number): void {
+    this.#append([{ type: "undone", numbers: [...numbers], time: new Date(nowMs).toISOString() }]);
   }
 
   end(outcome: RunOutcome, nowMs: number): void {
@@ -191,8 +261,8 @@ export class RunJournal {
 }
 
 /** The fields of a staged message that belong in the journal. */
-export function toStagedMessage({ number, inode, changed, id, logs }: StagedMessage): StagedMessage {
-  return { number, inode, changed, id, logs };
+export function toStagedMessage({ number, inode, changed, digest, id, logs }: StagedMessage): StagedMessage {
+  return { number, inode, changed, digest, id, logs };
 }
 
 function journalPath(directory: string): string {
@@ -225,25 +295,79 @@ function readRun(directory: string): RunRecord | undefined {
   return { ...facts, directory, ...replay(rest) };
 }
 
+type Replayed = Omit<RunRecord, keyof RunStart | "run" | "directory">;
+
 /** What the lines after the first say together. */
-function replay(lines: readonly RunLine[]): Pick<RunRecord, "phase" | "messages" | "staged" | "outcome"> {
+function replay(lines: readonly RunLine[]): Replayed {
   let phase: RunPhase = "started";
   let outcome: RunOutcome | null = null;
+  let claim: string | null = null;
   const messages: RunMessage[] = [];
   const staged = new Map<number, StagedMessage>();
+  const release = new Progress();
+  const undo = new Progress();
   for (const line of lines) {
-    if (line.type === "message") messages[line.number] = strip(line);
-    else if (line.type === "staged") staged.set(line.number, strip(line));
-    else if (line.type === "renamed") staged.set(line.number, { ...known(staged, line.number), id: line.id });
-    else if (line.type === "doubted") {
-      const message = messages[line.number];
-      if (message !== undefined) messages[line.number] = { ...message, ...onHoldInDoubt(strip(line)) };
-    } else if (line.type === "end") {
-      phase = "ended";
-      outcome = line.outcome;
-    } else if (line.type !== "start") phase = line.type;
+    switch (line.type) {
+      case "start":
+        break;
+      case "claimed":
+        claim = line.claim;
+        break;
+      case "message":
+        messages[line.number] = strip(line);
+        break;
+      case "staged":
+        staged.set(line.number, strip(line));
+        break;
+      case "renamed":
+        staged.set(line.number, { ...known(staged, line.number), id: line.id });
+        break;
+      case "doubted": {
+        const message = messages[line.number];
+        if (message !== undefined) messages[line.number] = { ...message, ...onHoldInDoubt(strip(line)) };
+        break;
+      }
+      case "releasing":
+        release.begin(line.numbers);
+        break;
+      case "released":
+        release.finish(line.numbers);
+        break;
+      case "undoing":
+        undo.begin(line.numbers);
+        break;
+      case "undone":
+        undo.finish(line.numbers);
+        break;
+      case "end":
+        phase = "ended";
+        outcome = line.outcome;
+        break;
+      default:
+        phase = line.type;
+    }
   }
-  return { phase, messages, staged: [...staged.values()], outcome };
+  return {
+    ...{ phase, messages, staged: [...staged.values()], outcome, claim },
+    ...{ releasing: release.begun, released: release.finished, undoing: undo.begun, undone: undo.finished },
+  };
+}
+
+/** What is under way and what has been done, of announcements and confirmations. */
+class Progress {
+  readonly begun = new Set<number>();
+  readonly finished = new Set<number>();
+
+  begin(numbers: readonly number[]): void {
+    for (const number of numbers) this.begun.add(number);
+  }
+
+  finish(numbers: readonly number[]): void {
+    for (const number of numbers) {
+      this.begun.delete(number);
+      this.finished.add(number);
+    }
+  }
 }
 
 /** Where a message goes that may have been delivered while an interrupted restore lay about. */
@@ -252,7 +376,7 @@ export function onHoldInDoubt({
   mode,
   mtime,
   recipients,
-}: Doubt): Omit<RunMessage, "number" | "key" | "uid" | "gid"> {
+}: Doubt): Pick<RunMessage, "queue" | "role" | "inDoubt" | "mode" | "mtime" | "recipients"> {
   return { queue: "hold", role: "restore", inDoubt, mode, mtime, recipients };
 }
 

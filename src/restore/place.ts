@@ -16,7 +16,7 @@ import { errnoOf } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { type LogKind, logKinds, type QueueName } from "../postfix/queue.ts";
 import { hashDirectories, nextMicrosecond } from "../postfix/queue-id.ts";
-import { listEvidence } from "../postfix/spool.ts";
+import { listEvidence, locate } from "../postfix/spool.ts";
 import type { MessageEntry } from "../snapshot/manifest.ts";
 import { fsyncDirectory, makePrivateDirectory } from "../system/files.ts";
 import type { RunJournal, RunMessage, StagedMessage } from "./journal.ts";
@@ -53,6 +53,11 @@ export function temporaryPath(instance: SpoolPlace, file: WaitingFile, run: stri
 }
 
 const suffix = "#SPOOLSAFE";
+
+/** Whether a line of postsuper(1) speaks of a temporary file of ours. */
+export function isWaiting(line: string): boolean {
+  return /^warning: bogus file name: defer\/\S+#SPOOLSAFE$/.test(line);
+}
 /** Messages in a row that wait in one sub-directory: fewer than come from one pack. */
 const neighbours = 512;
 
@@ -72,14 +77,20 @@ export function makeWaitingRooms(instance: PostfixInstance, messages: number): v
   }
 }
 
-/** Remove the temporary files a run left. */
-export function sweepTemporaries(instance: SpoolPlace, run: string): void {
+/**
+ * Remove the temporary files a run left.
+ *
+ * @param waiting numbers of messages that are to keep theirs
+ */
+export function sweepTemporaries(instance: SpoolPlace, run: string, waiting: ReadonlySet<number> = new Set()): void {
   const top = join(instance.queueDirectory, "defer");
   const below = namesIn(top)
     .filter((name) => /^[0-9A-F]$/.test(name))
     .map((name) => join(top, name));
   for (const directory of [top, ...below]) {
-    const left = namesIn(directory).filter((name) => name.endsWith(`.${run}${suffix}`));
+    const left = namesIn(directory).filter(
+      (name) => name.endsWith(`.${run}${suffix}`) && !waiting.has(Number.parseInt(name, 10)),
+    );
     for (const name of left) unlinkSync(join(directory, name));
     if (left.length > 0) fsyncDirectory(directory);
   }
@@ -101,20 +112,26 @@ export class Placer {
   readonly #renamed: (placement: Placement, id: string) => void;
   /** Names of evidence: a message of the same name would overwrite it, or be overwritten, when Postfix moves it there. */
   readonly #taken: ReadonlySet<string>;
+  readonly #beside: boolean;
   readonly #touched = new Set<string>();
   readonly #made = new Set<string>();
   /** Logs without a message that were in the way, by the path they were moved to. */
   readonly movedAside: string[] = [];
 
-  /** @param renamed called before a message is tried under another name than the one it was staged with */
+  /**
+   * @param renamed called before a message is tried under another name than the one it was staged with
+   * @param beside whether the queue has other mail: then names are looked for in all of it
+   */
   constructor(
     instance: PostfixInstance,
     run: Pick<RunJournal, "run" | "directory">,
     renamed: (placement: Placement, id: string) => void,
+    beside = false,
   ) {
     this.#instance = instance;
     this.#run = run;
     this.#renamed = renamed;
+    this.#beside = beside;
     this.#taken = new Set(listEvidence(instance.queueDirectory).map(({ path }) => basename(path)));
   }
 
@@ -122,15 +139,17 @@ export class Placer {
    * Give a staged message its name: its logs first, then the message, by link(2), which never replaces a file. A name that
    * is taken is left alone and the next microsecond tried. Between two of these system calls a crash leaves a temporary
    * name, or the message in its place and a temporary name beside it.
+   *
+   * @param queue where it goes now; mail that is to be deferred may be put on hold first
    */
-  place(placement: Placement): PlacedMessage {
+  place(placement: Placement, queue: QueueName = placement.message.queue): PlacedMessage {
     const { message, entry, number, inode } = placement;
     const temporary = temporaryPath(this.#instance, "message", this.#run.run, number);
     let { id } = placement;
-    let path = this.#path(message.queue, id);
+    let path = this.#path(queue, id);
     while (!this.#link(placement, temporary, id, path)) {
       id = nextMicrosecond(id);
-      path = this.#path(message.queue, id);
+      path = this.#path(queue, id);
       this.#renamed(placement, id);
     }
     this.#unlink(temporary);
@@ -140,7 +159,7 @@ export class Placer {
 
   /** @returns false when the name is taken, with nothing left under it */
   #link(placement: Placement, temporary: string, id: string, path: string): boolean {
-    if (this.#taken.has(id)) return false;
+    if (this.#taken.has(id) || this.#isElsewhere(id, placement.inode)) return false;
     const logs = placement.logs.map(({ log, inode }) => this.#linkLog(log, placement.number, id, inode));
     this.#makeDirectory(dirname(path));
     try {
@@ -153,6 +172,11 @@ export class Placer {
     }
     this.#touched.add(dirname(path));
     return true;
+  }
+
+  /** In a queue that had mail before: a misnamed file may have the name although no other file has the inode. */
+  #isElsewhere(id: string, inode: string): boolean {
+    return this.#beside && locate(this.#instance, id).some(({ path }) => !sameFile(path, inode));
   }
 
   #linkLog(log: LogKind, number: number, id: string, inode: string): string {

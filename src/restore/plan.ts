@@ -1,17 +1,57 @@
 import type { QueueName } from "../postfix/queue.ts";
-import type { HoldRole, Manifest, MessageEntry } from "../snapshot/manifest.ts";
+import { roomFor } from "../postfix/room.ts";
+import { entryKey, type HoldRole, type Manifest, type MessageEntry } from "../snapshot/manifest.ts";
+import type { Deliveries } from "./deliveries.ts";
+import { type Forecast, forecast } from "./forecast.ts";
+import type { PlacedRecord } from "./placed-record.ts";
+import { type Selection, select } from "./selection.ts";
 import type { TargetFacts } from "./target.ts";
+import type { Twin } from "./twins.ts";
+import type { RecipientVerdict } from "./verdict.ts";
 
 /**
  * Where mail lands. `original`: `deferred` with its retry time, on hold what was on hold, maildrop in maildrop. `hold`:
- * everything on hold until an operator releases it.
+ * everything on hold until an operator releases it; mail of maildrop, which can't be put on hold, waits under a name no
+ * daemon sees.
  */
 export type Land = "original" | "hold";
+
+/**
+ * How mail gets into the target. `fresh`: into a stopped instance whose queue is empty. `merge`: beside the mail of an
+ * instance that may be running. `requeue`: through maildrop, as new mail with a new age.
+ */
+export type Route = "fresh" | "merge" | "requeue";
 
 export interface RestoreChoice {
   /** The instance of the snapshot whose mail is restored. */
   readonly instance: string;
+  readonly route: Route;
   readonly land: Land;
+  readonly selection: Selection;
+  /** Also what an administrator deleted after the snapshot, by the logs. */
+  readonly restoreDeleted: boolean;
+  /** Also what earlier runs placed in this queue. */
+  readonly again: boolean;
+}
+
+/** All that decides a restore beside snapshot and target, as one text. */
+export function choiceText({ instance, route, land, selection, restoreDeleted, again }: RestoreChoice): string {
+  const { conditions, shard } = selection;
+  const only = conditions.map(({ key, value }) => [key, value]);
+  return JSON.stringify({ instance, route, land, only, shard: shard && [shard.k, shard.n], restoreDeleted, again });
+}
+
+/** The options of the command line that make a choice. */
+export function choiceOptions({ route, land, selection, restoreDeleted, again }: RestoreChoice): string[] {
+  const { conditions, shard } = selection;
+  return [
+    ...(route === "fresh" ? [] : [`--${route}`]),
+    ...(route === "requeue" ? [] : ["--land", land]),
+    ...conditions.flatMap(({ key, value }) => ["--only", `${key}=${value}`]),
+    ...(shard === null ? [] : ["--shard", `${shard.k}/${shard.n}`]),
+    ...(restoreDeleted ? ["--restore-deleted"] : []),
+    ...(again ? ["--again"] : []),
+  ];
 }
 
 /** The snapshot a plan was made from, by what its record says. */
@@ -20,6 +60,16 @@ export interface PlanSource {
   readonly host: string;
   readonly time: string;
   readonly postfixVersion: string;
+}
+
+/** What is known of the mail beside the snapshot. */
+export interface Knowledge {
+  /** What surviving logs prove; null without logs. */
+  readonly deliveries: Deliveries | null;
+  /** What of the snapshot is queued in the target, by `entryKey`. */
+  readonly twins: ReadonlyMap<string, Twin>;
+  /** What earlier runs placed in this queue. */
+  readonly placed: PlacedRecord;
 }
 
 /** One message as it will lie in the target: everything but its name, which its inode decides when it is written. */
@@ -34,16 +84,49 @@ export interface PlannedMessage {
   readonly mtime: number;
   /** Why it is on hold; null for mail Postfix may deliver. */
   readonly role: "admin" | "restore" | "fence" | null;
-  /** Why its recipients that are not done may have been served already; null when the snapshot gives no cause for doubt. */
+  /** Why its recipients may have been served already; null when nothing gives cause for doubt. */
   readonly inDoubt: string | null;
-  /** Indexes of the recipients this placement answers for: those not done in the snapshot. */
+  /** Indexes of the recipients this placement answers for: they are not done in the placed copy. */
   readonly recipients: readonly number[];
+  /** Indexes of recipients that are not done in the snapshot and are marked done in the placed copy. */
+  readonly marks: readonly number[];
+  /** Indexes of recipients known to be served: by the snapshot's marks, the logs, or an earlier run. */
+  readonly served: readonly number[];
+  /** Of two copies of one message only one has its logs: each would cause its own notice. */
+  readonly logs: boolean;
+  /** It keeps its temporary name until it is released. */
+  readonly waits: boolean;
 }
 
-/** A message that is not placed although it is in the snapshot, and why. */
+/**
+ * Why a message of the snapshot is not placed. `unselected`: not asked for. `queued`: it is in a queue of the target.
+ * `restored`: an earlier run placed it here. `served`: nobody is left to deliver it to. `refused`: this route is not for it.
+ * `impossible`: the target can't have it.
+ */
+export type SkipKind = "unselected" | "queued" | "restored" | "served" | "refused" | "impossible";
+
 export interface SkippedMessage {
   readonly message: MessageEntry;
+  readonly kind: SkipKind;
   readonly reason: string;
+}
+
+/** A recipient who is not served by this restore, and what says so. */
+export interface ServedRecipient {
+  readonly queueId: string;
+  readonly recipient: string;
+  readonly reason: string;
+  /** The log line that proves it, if a log does. */
+  readonly evidence: string | null;
+}
+
+export type LogSummary = Omit<Deliveries, "verdicts">;
+
+/** A message an earlier run put on hold here, in which recipients are not yet marked that are known to be served. */
+export interface Remark {
+  readonly id: string;
+  readonly inode: string;
+  readonly recipients: readonly number[];
 }
 
 /**
@@ -56,7 +139,14 @@ export interface RestorePlan {
   readonly target: TargetFacts;
   readonly place: readonly PlannedMessage[];
   readonly skip: readonly SkippedMessage[];
-  readonly warnings: readonly string[];
+  /** Recipients the logs prove served. */
+  readonly delivered: readonly ServedRecipient[];
+  /** Recipients of mail an administrator deleted after the snapshot, by the logs. */
+  readonly deleted: readonly ServedRecipient[];
+  readonly remark: readonly Remark[];
+  readonly forecasts: readonly Forecast[];
+  /** What logs say of the mail as a whole; null without logs. */
+  readonly log: LogSummary | null;
   /** Bytes (in whole blocks of the target's file system) and inodes of what is placed, logs included. */
   readonly needs: { readonly bytes: number; readonly inodes: number };
 }
@@ -67,17 +157,178 @@ export function planRestore(
   source: PlanSource,
   choice: RestoreChoice,
   target: TargetFacts,
+  knowledge: Knowledge,
 ): RestorePlan {
   const messages = manifest.messages.filter((message) => message.instance === choice.instance);
-  const place: PlannedMessage[] = [];
-  const skip: SkippedMessage[] = [];
-  for (const message of messages) {
-    const reason = cannotPlace(message, target);
-    if (reason === null) place.push(planMessage(message, choice.land, target));
-    else skip.push({ message, reason });
+  const decisions = new Decisions(source, choice, target, knowledge);
+  for (const message of messages) decisions.decide(message);
+  const { place, skip, delivered, deleted, remark } = decisions;
+  return {
+    ...{ source, choice, target, place, skip, delivered, deleted, remark },
+    forecasts: forecast(place, source, target),
+    log: knowledge.deliveries && summaryOf(knowledge.deliveries),
+    needs: needsOf(place, target.blockSize),
+  };
+}
+
+function summaryOf({ verdicts: _verdicts, ...summary }: Deliveries): LogSummary {
+  return summary;
+}
+
+/** What is to become of the recipients of one message that are wanted and not done. */
+interface Sorted {
+  readonly certain: readonly number[];
+  readonly doubtful: readonly number[];
+  /** Why the doubtful ones may have been served. */
+  readonly doubt: string | null;
+  readonly served: readonly number[];
+}
+
+class Decisions {
+  readonly place: PlannedMessage[] = [];
+  readonly skip: SkippedMessage[] = [];
+  readonly delivered: ServedRecipient[] = [];
+  readonly deleted: ServedRecipient[] = [];
+  readonly remark: Remark[] = [];
+  readonly #source: PlanSource;
+  readonly #choice: RestoreChoice;
+  readonly #target: TargetFacts;
+  readonly #known: Knowledge;
+
+  constructor(source: PlanSource, choice: RestoreChoice, target: TargetFacts, known: Knowledge) {
+    this.#source = source;
+    this.#choice = choice;
+    this.#target = target;
+    this.#known = known;
   }
-  const warnings = foresee(place, source, target);
-  return { source, choice, target, place, skip, warnings, needs: needsOf(place, target.blockSize) };
+
+  decide(message: MessageEntry): void {
+    const selected = select(message, this.#source.host, this.#choice.selection, this.#target.now * 1000);
+    if ("reason" in selected) {
+      this.#pass(message, "unselected", selected.reason);
+      return;
+    }
+    const twin = this.#known.twins.get(entryKey(message));
+    const problem = cannotPlace(message, this.#target);
+    if (twin !== undefined) this.#stillQueued(message, twin);
+    else if (problem !== null) this.#pass(message, "impossible", problem);
+    else this.#unlessPlaced(message, selected.wanted);
+  }
+
+  /** What an earlier run gave its recipients, or knew them to have, is not given again. */
+  #unlessPlaced(message: MessageEntry, asked: readonly number[]): void {
+    const before = this.#choice.again ? undefined : this.#known.placed.of(this.#source.host, message);
+    const wanted = asked.filter((index) => before?.recipients.has(index) !== true);
+    if (before !== undefined && wanted.length === 0) {
+      this.#pass(message, "restored", `run ${before.runs.join(" and ")} restored it into this queue before`);
+    } else {
+      this.#placeSorted(message, this.#sort(message, wanted), asked.length > 0);
+    }
+  }
+
+  #pass(message: MessageEntry, kind: SkipKind, reason: string): void {
+    this.skip.push({ message, kind, reason });
+  }
+
+  /** A twin that an earlier run put on hold takes over what is known now: the newest marks win. */
+  #stillQueued(message: MessageEntry, twin: Twin): void {
+    this.#pass(message, "queued", `it is still queued here: ${twin.queue} ${twin.id}`);
+    if (twin.queue !== "hold" || !this.#known.placed.isOnHoldByUs(twin)) return;
+    const verdicts = this.#known.deliveries?.verdicts.get(entryKey(message));
+    const recipients = message.recipients.flatMap(({ done }, index) =>
+      (done || verdicts?.[index]?.verdict === "done") && twin.done[index] === false ? [index] : [],
+    );
+    if (recipients.length > 0) this.remark.push({ id: twin.id, inode: twin.inode, recipients });
+  }
+
+  #sort(message: MessageEntry, wanted: readonly number[]): Sorted {
+    const verdicts = this.#known.deliveries?.verdicts.get(entryKey(message));
+    if (verdicts === undefined) {
+      const doubt = wanted.length === 0 ? null : doubtOf(message);
+      return { certain: doubt === null ? wanted : [], doubtful: doubt === null ? [] : wanted, doubt, served: [] };
+    }
+    const by = Map.groupBy(wanted, (index) => this.#fateOf(verdicts[index]));
+    const doubtful = by.get("in-doubt") ?? [];
+    const [first] = doubtful;
+    for (const index of by.get("done") ?? []) this.delivered.push(served(message, index, verdicts[index]));
+    for (const index of by.get("deleted") ?? []) this.deleted.push(served(message, index, verdicts[index]));
+    return {
+      certain: by.get("deliver") ?? [],
+      doubtful,
+      doubt: first === undefined ? null : (verdicts[first]?.reason ?? "the log does not tell"),
+      served: [...(by.get("done") ?? []), ...(by.get("deleted") ?? [])],
+    };
+  }
+
+  #fateOf(verdict: RecipientVerdict | undefined): RecipientVerdict["verdict"] {
+    if (verdict === undefined) return "in-doubt";
+    return verdict.verdict === "deleted" && this.#choice.restoreDeleted ? "deliver" : verdict.verdict;
+  }
+
+  /** One copy for the recipients that are certain, another, on hold, for those in doubt. */
+  #placeSorted(message: MessageEntry, sorted: Sorted, hadRecipients: boolean): void {
+    const { certain, doubtful, doubt, served } = sorted;
+    if (hadRecipients && certain.length + doubtful.length === 0) {
+      this.#pass(message, "served", "all its recipients are served");
+    } else if (this.#choice.route === "requeue") {
+      this.#requeue(message, sorted, hadRecipients);
+    } else {
+      if (certain.length > 0 || doubtful.length === 0) this.#plan(message, certain, null, served, true);
+      if (doubtful.length > 0) this.#plan(message, doubtful, doubt, served, certain.length === 0);
+    }
+  }
+
+  #requeue(message: MessageEntry, { certain, doubtful, doubt, served }: Sorted, hadRecipients: boolean): void {
+    const refusal = requeueRefusal(message);
+    if (refusal !== null) {
+      this.#pass(message, "refused", refusal);
+      return;
+    }
+    if (!hadRecipients) {
+      this.#pass(message, "served", "all its recipients are served");
+      return;
+    }
+    if (doubtful.length > 0) {
+      const who = doubtful.map((index) => message.recipients[index]?.address ?? "").join(", ");
+      this.#pass(message, "refused", `in doubt, so not sent as new mail, is ${who}: ${doubt}`);
+    }
+    if (certain.length > 0) this.#plan(message, certain, null, served, false);
+  }
+
+  #plan(
+    message: MessageEntry,
+    recipients: readonly number[],
+    inDoubt: string | null,
+    servedByLog: readonly number[],
+    logs: boolean,
+  ): void {
+    const left = message.recipients.flatMap(({ done }, index) => (done ? [] : [index]));
+    const before = this.#known.placed.of(this.#source.host, message);
+    const marks = left.filter((index) => !recipients.includes(index));
+    const done = message.recipients.flatMap((recipient, index) => (recipient.done ? [index] : []));
+    const served = [...new Set([...done, ...servedByLog, ...(before?.served ?? [])])].sort((a, b) => a - b);
+    const placement = placementOf(message, this.#choice, this.#target, inDoubt);
+    // Logs that an earlier run placed with other recipients of the message would cause their notice again.
+    const withLogs = logs && (before === undefined || this.#choice.again);
+    this.place.push({ message, ...placement, inDoubt, recipients, marks, served, logs: withLogs });
+  }
+}
+
+function served(message: MessageEntry, index: number, verdict: RecipientVerdict | undefined): ServedRecipient {
+  return {
+    queueId: message.queueId,
+    recipient: message.recipients[index]?.address ?? "",
+    reason: verdict?.reason ?? "",
+    evidence: verdict?.evidence ?? null,
+  };
+}
+
+/** New mail is not held back, and begins without the notices that the old is to send. */
+function requeueRefusal(message: MessageEntry): string | null {
+  const role = message.queue === "hold" ? (message.role ?? { kind: "admin" }) : message.role;
+  if (role !== null) return `it is on hold (${role.kind}), and new mail is not`;
+  if (!message.logs.some(({ log }) => log === "bounce")) return null;
+  return "its sender is yet to be told of recipients that failed, and new mail would not tell";
 }
 
 /** pickup(8) takes the owner of a maildrop file for its sender, so another owner would be another sender. */
@@ -86,17 +337,26 @@ function cannotPlace(message: MessageEntry, target: TargetFacts): string | null 
   return `its owner ${message.owner.user} (uid ${message.owner.uid} on the source host) does not exist here`;
 }
 
-function planMessage(message: MessageEntry, land: Land, target: TargetFacts): PlannedMessage {
-  const recipients = message.recipients.flatMap((recipient, index) => (recipient.done ? [] : [index]));
-  const inDoubt = recipients.length === 0 ? null : doubtOf(message);
-  const role = roleOf(message, land, inDoubt);
-  const common = { message, role, inDoubt, recipients, mtime: mtimeOf(message, target) };
+type Placement = Pick<PlannedMessage, "queue" | "mode" | "uid" | "gid" | "mtime" | "role" | "waits">;
+
+function placementOf(
+  message: MessageEntry,
+  choice: RestoreChoice,
+  target: TargetFacts,
+  inDoubt: string | null,
+): Placement {
+  const mtime = mtimeOf(message, target);
   if (message.queue === "maildrop") {
+    const waits = choice.land === "hold" || inDoubt !== null;
     const uid = target.users[message.owner.user] ?? target.ownerUid;
-    return { ...common, queue: "maildrop", mode: message.mode & 0o777, uid, gid: target.setgidGid };
+    const mode = message.mode & 0o777;
+    return { queue: "maildrop", mode, uid, gid: target.setgidGid, mtime, role: waits ? "restore" : null, waits };
   }
-  const queue = role === null ? "deferred" : "hold";
-  return { ...common, queue, mode: queueFileMode(message.mode), uid: target.ownerUid, gid: target.ownerGid };
+  const common = { mtime, uid: target.ownerUid, gid: target.ownerGid, waits: false };
+  // As postsuper -r leaves it: owned by Postfix and not readable for others, so that pickup(8) takes it as requeued.
+  if (choice.route === "requeue") return { ...common, queue: "maildrop", mode: 0o700, role: null };
+  const role = roleOf(message, choice.land, inDoubt);
+  return { ...common, queue: role === null ? "deferred" : "hold", mode: queueFileMode(message.mode), role };
 }
 
 /**
@@ -133,61 +393,6 @@ function mtimeOf(message: MessageEntry, target: TargetFacts): number {
 }
 
 function needsOf(place: readonly PlannedMessage[], blockSize: number): RestorePlan["needs"] {
-  const files = place.flatMap(({ message }) => [message.file, ...message.logs]);
-  const bytes = files.reduce((sum, file) => sum + Math.ceil(file.bytes / blockSize) * blockSize, 0);
-  return { bytes, inodes: files.length };
-}
-
-/** What will happen to the mail once Postfix has it, said beforehand. */
-function foresee(place: readonly PlannedMessage[], source: PlanSource, target: TargetFacts): string[] {
-  const expired = place.filter(({ message }) => isExpired(message, target));
-  const notices = expired.filter(({ message }) => message.sender === "");
-  const late = place.filter(({ message, mtime }) => message.queue === "deferred" && mtime < message.mtime);
-  const tls = place.filter(({ message }) => (message.sendopts & requireTls) !== 0);
-  const older = compareVersions(target.postfixVersion, source.postfixVersion) < 0;
-  return [
-    ...some(
-      expired.length - notices.length,
-      "are older than the queue lifetime here: each gets one more attempt, and if that fails is returned to its sender",
-    ),
-    ...some(
-      notices.length,
-      "are notices older than the queue lifetime here: each gets one more attempt, and if that fails vanishes",
-    ),
-    ...some(
-      late.length,
-      "had a retry time further ahead than maximal_backoff_time (the clocks of the two hosts differ?): they are tried by then",
-    ),
-    ...(older ? [`Postfix here is ${target.postfixVersion}, older than the source's ${source.postfixVersion}`] : []),
-    ...(compareVersions(target.postfixVersion, "3.11") < 0
-      ? some(tls.length, "ask for REQUIRETLS, which Postfix before 3.11 does not know: the promise is lost")
-      : []),
-  ];
-}
-
-function some(count: number, what: string): string[] {
-  return count === 0 ? [] : [`${count} message${count === 1 ? "" : "s"} ${what}`];
-}
-
-/** Sendopts bit of the REQUIRETLS extension (`global/sendopts.h`, Postfix 3.11). */
-const requireTls = 32;
-
-/** Age counts from create_time, whatever happened since (`qmgr_message.c`, `bounce_queue_lifetime` for the null sender). */
-function isExpired(message: MessageEntry, target: TargetFacts): boolean {
-  const lifetime = message.sender === "" ? target.bounceQueueLifetimeS : target.maximalQueueLifetimeS;
-  return message.recipients.some(({ done }) => !done) && target.now - Number(message.created) > lifetime;
-}
-
-/** Order of Postfix versions by their numbers: `3.7.11` before `3.10`, and `3.12-20260821` as 3.12. */
-export function compareVersions(a: string, b: string): number {
-  const [left, right] = [numbersOf(a), numbersOf(b)];
-  for (let i = 0; i < Math.max(left.length, right.length); i++) {
-    const difference = (left[i] ?? 0) - (right[i] ?? 0);
-    if (difference !== 0) return difference;
-  }
-  return 0;
-}
-
-function numbersOf(version: string): number[] {
-  return (/^\d+(\.\d+)*/.exec(version)?.[0] ?? "0").split(".").map(Number);
+  const files = place.flatMap(({ message, logs }) => [message.file, ...(logs ? message.logs : [])]);
+  return roomFor(files, blockSize);
 }

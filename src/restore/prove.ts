@@ -1,7 +1,8 @@
 import { hash } from "node:crypto";
-import { type BigIntStats, closeSync, fstatSync, lstatSync, openSync, readSync, type Stats } from "node:fs";
+import { type BigIntStats, closeSync, fstatSync, lstatSync, openSync, readSync, type Stats, utimesSync } from "node:fs";
 import { checkStructure } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
+import { markDone } from "../postfix/marks.ts";
 import { messageQueues } from "../postfix/queue.ts";
 import { bufferSource, descriptorSource, QueueFileDamaged, readQueueFile } from "../postfix/queue-file.ts";
 import { listQueue } from "../postfix/spool.ts";
@@ -10,24 +11,51 @@ import type { MessageEntry } from "../snapshot/manifest.ts";
 import { digestOfDescriptor } from "../system/digest.ts";
 import { run } from "../system/exec.ts";
 import type { RunMessage } from "./journal.ts";
-import type { PlacedMessage, Work } from "./place.ts";
+import { isWaiting, type PlacedMessage, type Work } from "./place.ts";
 
 /** Files that fit are read whole, into the same memory each: with memory of its own, each would cost more than its reading. */
 const memory = Buffer.allocUnsafeSlow(1024 * 1024);
+
+export interface MessageProof {
+  /** What is wrong with it, or null. */
+  readonly problem: string | null;
+  /** When the inode last changed, nanoseconds. */
+  readonly changed: bigint;
+  /** SHA-256 of its bytes; empty when something is wrong. */
+  readonly digest: string;
+}
 
 /**
  * Read a staged message back and compare it with what the manifest says: the bytes by their digest, and by Postfix's own
  * pointer walk the sender, the recipients with their marks, the text, the creation time and the size; then owner, mode and
  * time with what was planned.
- *
- * @returns what is wrong, or null; and when the inode last changed, in nanoseconds
  */
-export function proveMessage(path: string, { entry, message }: Work): { problem: string | null; changed: bigint } {
+export function proveMessage(path: string, { entry, message }: Work): MessageProof {
   const fd = openSync(path, "r");
   try {
     const stat = fstatSync(fd, { bigint: true });
     const problem = differentBytes(fd, Number(stat.size), entry) ?? differentPlacement(lookOf(stat), message);
-    return { problem, changed: stat.ctimeNs };
+    return { problem, changed: stat.ctimeNs, digest: problem === null ? entry.file.digest : "" };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Mark in a staged message the recipients that are not to be served by it, give it its time back, and prove that nothing
+ * but those marks has changed.
+ */
+export function markMessage(path: string, { entry, message }: Work): MessageProof {
+  markDone(path, message.marks);
+  utimesSync(path, message.mtime, message.mtime);
+  const marks = new Set(message.marks);
+  const recipients = entry.recipients.map((one, index) => (marks.has(index) ? { ...one, done: true } : one));
+  const fd = openSync(path, "r");
+  try {
+    const stat = fstatSync(fd, { bigint: true });
+    const facts = readQueueFile(descriptorSource(fd, Number(stat.size)));
+    const problem = differentFacts(facts, { ...entry, recipients }) ?? differentPlacement(lookOf(stat), message);
+    return { problem, changed: stat.ctimeNs, digest: digestOfDescriptor(fd).digest };
   } finally {
     closeSync(fd);
   }
@@ -83,8 +111,8 @@ export interface PlacementProof {
 
 /**
  * Prove that every message lies where it was put and that Postfix agrees: each name leads to the file that was staged,
- * with its mode and time, each queue has as many messages as were put there, `postsuper -s` finds nothing to repair, and
- * postcat(1) reads all.
+ * with its mode and time, and postcat(1) reads all. In a queue that has no other mail also that each queue has as many
+ * messages as were put there, and that `postsuper -s` finds nothing to repair; other mail is not ours to repair.
  *
  * @param earlier placed by an interrupted run; Postfix may have run since, so their queue, mode and time are its own
  */
@@ -92,7 +120,7 @@ export async function provePlaced(
   instance: PostfixInstance,
   placed: readonly PlacedMessage[],
   earlier: readonly PlacedMessage[],
-  signal?: AbortSignal,
+  { beside, signal }: { readonly beside: boolean; readonly signal?: AbortSignal },
 ): Promise<PlacementProof> {
   const messages = new Map<string, string>();
   for (const message of placed) {
@@ -100,7 +128,9 @@ export async function provePlaced(
     if (problem !== null) messages.set(message.id, problem);
   }
   const moved = earlier.filter((message) => differentFile(message) !== null).length;
-  const queue = [...(moved === 0 ? miscounted(instance, [...placed, ...earlier]) : []), ...(await structure(instance))];
+  const queue = beside
+    ? []
+    : [...(moved === 0 ? miscounted(instance, [...placed, ...earlier]) : []), ...(await structure(instance))];
   for (const id of await unreadable(instance, [...placed, ...earlier], signal)) {
     if (!messages.has(id)) messages.set(id, "postcat can't read it");
   }
@@ -120,8 +150,10 @@ function miscounted(instance: PostfixInstance, placed: readonly PlacedMessage[])
   });
 }
 
+/** Mail of maildrop that waits for its release has a name postsuper calls bogus, and is meant to. */
 async function structure(instance: PostfixInstance): Promise<string[]> {
-  return (await checkStructure(instance)).map((line) => `postsuper -s said: ${line}`);
+  const lines = (await checkStructure(instance)).filter((line) => !isWaiting(line));
+  return lines.map((line) => `postsuper -s said: ${line}`);
 }
 
 function differentFile({ path, inode, message }: PlacedMessage): string | null {

@@ -1,6 +1,13 @@
+import type { ServedRecipient } from "./plan.ts";
+import type { DeliveryBound, LaterMessage } from "./verdict.ts";
+
 /** What a restore tells on its way. */
 export type RestoreEvent =
-  | { readonly type: "step"; readonly step: "stage" | "sync" | "place" | "check"; readonly messages: number }
+  | {
+      readonly type: "step";
+      readonly step: "logs" | "twins" | "claim" | "stage" | "sync" | "place" | "check" | "release";
+      readonly messages: number;
+    }
   | { readonly type: "staged"; readonly done: number; readonly total: number }
   | { readonly type: "resumed"; readonly run: string };
 
@@ -10,14 +17,43 @@ export interface MessageProblem {
   readonly problem: string;
 }
 
+/** A recipient who may have been served already. Queue ids are the snapshot's. */
+export interface DoubtfulRecipient {
+  readonly queueId: string;
+  readonly recipient: string;
+  readonly reason: string;
+}
+
+/** What can be said of mail beyond what was placed: from logs, or that there was none. */
+export interface Bound {
+  /** Null without logs. */
+  readonly counts: DeliveryBound | null;
+  readonly sentence: string;
+  /** Accepted after the snapshot and unfinished by the log: no snapshot has these. */
+  readonly acceptedLater: readonly LaterMessage[];
+}
+
 export interface RestoreReport {
   readonly run: string;
+  /** The claim the mail was placed under, null for a run that takes none. */
+  readonly claim: string | null;
   readonly restored: number;
+  /** Not placed, and not still queued: served, restored before, refused, or impossible here. */
   readonly skipped: number;
-  /** Recipients that may have been served already; their messages are on hold. Queue ids are the snapshot's. */
-  readonly inDoubt: readonly { readonly queueId: string; readonly recipient: string; readonly reason: string }[];
+  readonly stillQueued: number;
+  /** Of the snapshot, and not asked for. */
+  readonly notSelected: number;
+  /** On hold for `release`, mail of maildrop that waits for it included. */
+  readonly awaitingRelease: number;
+  readonly alreadyDelivered: readonly ServedRecipient[];
+  readonly deleted: readonly ServedRecipient[];
+  readonly inDoubt: readonly DoubtfulRecipient[];
+  /** How many of those in doubt are on hold for it. */
+  readonly inDoubtOnHold: number;
+  readonly bound: Bound;
   readonly renamed: readonly { readonly from: string; readonly to: string }[];
   readonly warnings: readonly string[];
+  /** What this target can't have, or this route refuses. */
   readonly notPlaced: readonly MessageProblem[];
   /** What could not be proven after it was written. */
   readonly unproven: readonly MessageProblem[];

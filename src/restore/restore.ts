@@ -1,19 +1,20 @@
 import { OperatorError } from "../errors.ts";
-import { recordPlaced } from "../holds/placed.ts";
 import type { PackReader } from "../pack/pack-pool.ts";
-import type { PostfixInstance } from "../postfix/instance.ts";
+import { masterState } from "../postfix/control.ts";
 import { entryKey, type Manifest, type MessageEntry } from "../snapshot/manifest.ts";
-import type { Clock } from "../system/clock.ts";
+import type { Claiming } from "./claiming.ts";
 import { RunJournal, type RunMessage, type RunRecord, type RunStart, toStagedMessage } from "./journal.ts";
-import { type PlacedMessage, type Placement, Placer, sweepTemporaries, type Work } from "./place.ts";
-import { type PlannedMessage, planRestore, type RestoreChoice, type RestorePlan } from "./plan.ts";
-import { type PlacementProof, provePlaced } from "./prove.ts";
-import type { MessageProblem, RestoreEvent, RestoreReport } from "./report.ts";
-import { findRemains, type Remains, type Rest, refuseOtherRun, restOf, sweepLitter } from "./resume.ts";
-import { type RestoreSource, readTrusted } from "./source.ts";
+import { reportOf } from "./outcome.ts";
+import { sweepTemporaries, type Work } from "./place.ts";
+import { placeRest, recordHolds } from "./placing.ts";
+import { choiceOptions, choiceText, type PlannedMessage, type RestorePlan } from "./plan.ts";
+import { type PlanRequest, type Prepared, prepare } from "./prepare.ts";
+import { remark } from "./remark.ts";
+import type { MessageProblem, RestoreReport } from "./report.ts";
+import { type Rest, refuseOtherRun, restOf, sweepLitter } from "./resume.ts";
+import { readTrusted } from "./source.ts";
 import { type StagedMessages, stageMessages } from "./stage-messages.ts";
 import {
-  gatherTarget,
   guardMaster,
   lockQueue,
   type MasterGuard,
@@ -23,39 +24,34 @@ import {
   refuseWithoutRoom,
 } from "./target.ts";
 
-export interface RestoreJob {
-  readonly source: RestoreSource;
-  /** The instance that receives the mail: stopped, its queue empty. */
-  readonly instance: PostfixInstance;
-  readonly choice: RestoreChoice;
-  /** Where the run's journal is kept. */
-  readonly stateDirectory: string;
+export interface RestoreJob extends PlanRequest {
   readonly reader: PackReader;
   readonly processors: number;
-  readonly clock: Clock;
-  readonly signal?: AbortSignal | undefined;
-  readonly report?: ((event: RestoreEvent) => void) | undefined;
+  /** How mail is claimed before it is placed; left out where nobody else can restore it. */
+  readonly claiming?: Claiming | undefined;
+  /** Called with the plan before anything is touched: a plan somebody has signed off is compared here, and refused. */
+  readonly approve?: ((prepared: Prepared) => RestorePlan) | undefined;
 }
 
 /** Make the plan of a restore and touch nothing, neither in the target nor in the state directory. */
-export async function planOnly(job: Omit<RestoreJob, "reader" | "processors">): Promise<RestorePlan> {
-  const manifest = await readTrusted(job.source, job.signal);
-  const plan = await makePlan(job, manifest);
-  const { unfinished } = findRemains(job.stateDirectory, plan.target);
-  await refuseRunning(job.instance);
-  if (unfinished !== undefined) refuseOtherRun(unfinished, plan);
-  else refuseOccupied(job.instance);
-  return plan;
+export async function planOnly(request: PlanRequest): Promise<Prepared> {
+  const manifest = await readTrusted(request.source, request.signal);
+  const prepared = await prepare(request, manifest);
+  const { unfinished } = prepared.remains;
+  if (request.choice.route === "fresh") await refuseRunning(request.instance);
+  if (unfinished !== undefined) refuseOtherRun(unfinished, prepared.plan);
+  else if (request.choice.route === "fresh") refuseOccupied(request.instance);
+  return prepared;
 }
 
 /**
- * Restore the mail of one instance of a snapshot into a stopped instance with an empty queue.
+ * Restore mail of one instance of a snapshot into an instance: stopped and empty, or, with `merge` and `requeue`, as it is.
  *
  * A crash at any point leaves files under names no daemon sees, or whole messages in their place; the same call again
  * finishes what is missing and places nothing twice.
  *
- * @throws OperatorError `refused` (Postfix runs, the queue has mail, too little room) with nothing changed, `locked`,
- * `damaged` or `no-identity` with nothing left in the target
+ * @throws OperatorError `refused` (Postfix runs, the queue has mail, too little room, the mail is claimed by another host)
+ * with nothing changed, `locked`, `damaged` or `no-identity` with nothing left in the target
  */
 export async function restoreInto(job: RestoreJob): Promise<RestoreReport> {
   const manifest = await readTrusted(job.source, job.signal);
@@ -69,106 +65,113 @@ export async function restoreInto(job: RestoreJob): Promise<RestoreReport> {
 }
 
 async function restoreLocked(job: RestoreJob, manifest: Manifest): Promise<RestoreReport> {
-  const { instance, clock } = job;
-  const plan = await makePlan(job, manifest);
-  const remains = findRemains(job.stateDirectory, plan.target);
-  await refuseRunning(instance);
-  refuseUnready(job, plan, remains);
-  await makeQueueDirectories(instance);
-  const guard = await guardMaster(instance);
+  const { instance, choice } = job;
+  const made = await prepare(job, manifest);
+  const prepared = { ...made, plan: job.approve?.(made) ?? made.plan };
+  const running = (await masterState(instance)) !== "stopped";
+  if (choice.route === "fresh") await refuseRunning(instance);
+  refuseUnready(job, prepared);
+  if (!running) await makeQueueDirectories(instance);
+  const guard = running ? noGuard : await guardMaster(instance);
   try {
-    sweepLitter(remains.litter, instance, clock.now());
-    return remains.unfinished === undefined
-      ? await restoreAnew(job, plan, remains, guard)
-      : await finish(job, plan, remains.unfinished, manifest, guard);
+    await clear(job, prepared);
+    const run = { prepared, guard, running };
+    return prepared.remains.unfinished === undefined
+      ? await restoreAnew(job, run)
+      : await finish(job, run, prepared.remains.unfinished);
   } finally {
     await guard.release();
   }
 }
 
-async function makePlan(job: Omit<RestoreJob, "reader" | "processors">, manifest: Manifest): Promise<RestorePlan> {
-  const { id, snapshot } = job.source.signed;
-  const instance = snapshot.instances.find(({ name }) => name === job.choice.instance);
-  const postfixVersion = instance?.postfixVersion ?? "0";
-  const owners = manifest.messages.filter(({ queue }) => queue === "maildrop").map(({ owner }) => owner.user);
-  const target = await gatherTarget(job.instance, owners, job.clock.now());
-  const source = { snapshot: id, host: snapshot.host, time: snapshot.time, postfixVersion };
-  const plan = planRestore(manifest, source, job.choice, target);
-  refuseWaitingMaildrop(plan);
-  return plan;
-}
+/** A running Postfix is a fact and no danger: what it must not deliver goes to hold/, where it does not look. */
+const noGuard: MasterGuard = { check: () => {}, release: async () => {} };
 
-/** What sendmail(1) left in maildrop can't be put on hold: a file of maildrop in another queue ends in corrupt/. */
-function refuseWaitingMaildrop({ place, choice }: RestorePlan): void {
-  const waiting = choice.land === "hold" ? place.filter(({ queue }) => queue === "maildrop").length : 0;
-  if (waiting === 0) return;
-  throw new OperatorError(
-    "refused",
-    `${waiting} messages of the snapshot are in maildrop, where mail can't be held back`,
-    {
-      hints: [
-        "restore with --land original: they are picked up when Postfix starts",
-        "or read them as files: spoolsafe restore SNAP --to DIR",
-      ],
-    },
-  );
-}
-
-function refuseUnready(job: RestoreJob, plan: RestorePlan, remains: Remains): void {
+function refuseUnready(job: RestoreJob, { plan, remains }: Prepared): void {
   if (remains.unfinished !== undefined) {
     // The queue was empty when the run began. Its names are made of inodes, so mail that came since is in no danger.
     refuseOtherRun(remains.unfinished, plan);
     return;
   }
-  refuseOccupied(job.instance);
+  if (plan.choice.route === "fresh") refuseOccupied(job.instance);
   refuseWithoutRoom(plan);
 }
 
-async function restoreAnew(
-  job: RestoreJob,
-  plan: RestorePlan,
-  remains: Remains,
-  guard: MasterGuard,
-): Promise<RestoreReport> {
-  refuseOccupied(job.instance); // again, now that Postfix can't start any more
-  const journal = RunJournal.begin(job.stateDirectory, startOf(job, plan), job.clock.now());
+/** Take away what runs left that never came to placing, and the claims they made. */
+async function clear(job: RestoreJob, { remains }: Prepared): Promise<void> {
+  for (const record of remains.litter) {
+    // Without a way to withdraw its claim its journal has to go on telling of it.
+    if (job.claiming === undefined && record.claim !== null) continue;
+    await job.claiming?.withdraw(record.run, "the restore never came to placing mail");
+    sweepLitter(record, job.instance, job.clock.now());
+  }
+}
+
+interface Run {
+  readonly prepared: Prepared;
+  readonly guard: MasterGuard;
+  readonly running: boolean;
+}
+
+async function restoreAnew(job: RestoreJob, run: Run): Promise<RestoreReport> {
+  const { plan, remains } = run.prepared;
+  if (plan.choice.route === "fresh") refuseOccupied(job.instance); // again, now that Postfix can't start any more
+  const start = startOf(job, run.prepared);
+  const journal = RunJournal.begin(job.stateDirectory, start, job.clock.now());
+  const { claim, warnings } = await claimFor(job, journal, plan);
+  const marked = remark(job.instance, remains.ended, plan.remark);
   const work = plan.place.map((planned, number) => ({
     message: toRunMessage(planned, number),
     entry: planned.message,
   }));
   journal.planned(work.map(({ message }) => message));
   const { staged, unproven } = await stageOrSweep(job, journal, work);
-  recordHolds(job, journal.run, staged);
+  recordHolds({ ...job, route: plan.choice.route, since: start.time }, journal.run, staged);
   journal.placing(staged.map(toStagedMessage));
-  const warnings = [...plan.warnings, ...placedBefore(remains.ended, plan)];
-  return placeRest(
-    job,
-    { journal, plan, guard, unproven, warnings },
-    { toPlace: staged, placed: [], left: [], dropped: [] },
-  );
+  const waiting = staged.filter(({ message }) => message.waits);
+  const toPlace = staged.filter(({ message }) => !message.waits);
+  const rest = { toPlace, waiting, placed: [], left: [], dropped: [] };
+  const said = [...warningsOf(run.prepared.plan), ...warnings, ...markedWarning(marked)];
+  const record = { run: journal.run, judged: plan.log !== null, claim };
+  return place(job, run, { record, journal, rest, unproven, warnings: said });
+}
+
+/** Claim before anything is written; when that fails the run has never been. */
+async function claimFor(
+  job: RestoreJob,
+  journal: RunJournal,
+  plan: RestorePlan,
+): Promise<{ claim: string | null; warnings: readonly string[] }> {
+  if (job.claiming === undefined || plan.place.length === 0) return { claim: null, warnings: [] };
+  job.report?.({ type: "step", step: "claim", messages: plan.place.length });
+  const messages = new Map(plan.place.map(({ message }) => [entryKey(message), message]));
+  try {
+    const { id, warnings } = await job.claiming.take(journal.run, [...messages.values()]);
+    journal.claimed(id);
+    return { claim: id, warnings };
+  } catch (error) {
+    journal.end("abandoned", job.clock.now());
+    throw error;
+  }
 }
 
 /** Go on with an interrupted run as its journal planned it. */
-async function finish(
-  job: RestoreJob,
-  plan: RestorePlan,
-  record: RunRecord,
-  manifest: Manifest,
-  guard: MasterGuard,
-): Promise<RestoreReport> {
+async function finish(job: RestoreJob, run: Run, record: RunRecord): Promise<RestoreReport> {
   job.report?.({ type: "resumed", run: record.run });
+  const { manifest } = run.prepared;
   const byKey = new Map(manifest.messages.map((message) => [entryKey(message), message]));
   const work = record.messages.map((message) => ({ message, entry: known(byKey.get(message.key), record) }));
   const journal = RunJournal.reopen(record);
   const rest = restOf(job.instance, record, work, journal);
-  recordHolds(job, journal.run, rest.toPlace); // again: what is in doubt now was not to be held before
+  // Again: what is in doubt now was not to be held before.
+  recordHolds({ ...job, route: record.route, since: record.time }, journal.run, rest.toPlace);
   const staged = new Set(record.staged.map(({ number }) => number));
   const unproven = work.flatMap(({ message, entry }) =>
     staged.has(message.number)
       ? []
       : [{ queueId: entry.queueId, problem: "it could not be proven when it was staged" }],
   );
-  return placeRest(job, { journal, plan, guard, unproven, warnings: plan.warnings }, rest);
+  return place(job, run, { record, journal, rest, unproven, warnings: warningsOf(run.prepared.plan) });
 }
 
 function known(entry: MessageEntry | undefined, record: RunRecord): MessageEntry {
@@ -176,147 +179,67 @@ function known(entry: MessageEntry | undefined, record: RunRecord): MessageEntry
   throw new OperatorError("failed", `the journal of run ${record.run} names a message the snapshot does not have`);
 }
 
-function startOf(job: RestoreJob, plan: RestorePlan): RunStart {
-  const { configDirectory, queueDirectory, device, inode } = plan.target;
+function startOf({ clock }: RestoreJob, { plan }: Prepared): RunStart {
+  const { configDirectory, queueDirectory, device, inode, born } = plan.target;
   return {
-    time: new Date(job.clock.now()).toISOString(),
+    time: new Date(clock.now()).toISOString(),
     snapshot: plan.source.snapshot,
     host: plan.source.host,
     instance: plan.choice.instance,
+    route: plan.choice.route,
     land: plan.choice.land,
-    target: { configDirectory, queueDirectory, device, inode },
+    choice: choiceText(plan.choice),
+    judged: plan.log !== null,
+    options: choiceOptions(plan.choice),
+    target: { configDirectory, queueDirectory, device, inode, born },
   };
 }
 
-function toRunMessage({ message, recipients, ...rest }: PlannedMessage, number: number): RunMessage {
-  return { number, key: entryKey(message), recipients: [...recipients], ...rest };
+function toRunMessage({ message, ...planned }: PlannedMessage, number: number): RunMessage {
+  const { recipients, marks, served, ...rest } = planned;
+  return {
+    ...{ number, key: entryKey(message), ...rest },
+    ...{ recipients: [...recipients], marks: [...marks], served: [...served] },
+  };
 }
 
-/** Until placing begins, a failure takes everything away again. */
+/** Until placing begins, a failure takes everything away again, the claim too. */
 async function stageOrSweep(job: RestoreJob, journal: RunJournal, work: readonly Work[]): Promise<StagedMessages> {
   try {
     return await stageMessages(job, journal.run, work);
   } catch (error) {
     sweepTemporaries(job.instance, journal.run);
+    await job.claiming?.withdraw(journal.run, "the restore failed before it placed any mail");
     journal.end("abandoned", job.clock.now());
     throw error;
   }
 }
 
-/** A later backup keeps why a message is on hold; what is in no list of ours counts as an administrator's. */
-function recordHolds(job: RestoreJob, run: string, staged: readonly Placement[]): void {
-  const since = new Date(job.clock.now()).toISOString();
-  const ids = staged.filter(({ message }) => message.role === "restore").map(({ id }) => id);
-  if (ids.length > 0) recordPlaced(job.stateDirectory, job.instance, { kind: "restore", run, since, ids });
-  const fences = Map.groupBy(staged, ({ entry }) => (entry.role?.kind === "fence" ? entry.role.run : null));
-  for (const [fence, held] of fences) {
-    if (fence === null) continue;
-    recordPlaced(job.stateDirectory, job.instance, { kind: "fence", run: fence, since, ids: held.map(({ id }) => id) });
-  }
-}
-
-/** Same host, instance and identity: a message this queue was given before. */
-function placedBefore(ended: readonly RunRecord[], { source, place }: RestorePlan): string[] {
-  const before = new Set(ended.filter(didPlace).flatMap((run) => run.messages.map(({ key }) => `${run.host}/${key}`)));
-  const again = place.filter(({ message }) => before.has(`${source.host}/${entryKey(message)}`)).length;
-  if (again === 0) return [];
-  return [`${again} messages were restored into this queue before: what was delivered since is delivered again`];
-}
-
-function didPlace({ outcome }: RunRecord): boolean {
-  return outcome === "done" || outcome === "incomplete";
-}
-
-interface Placing {
+interface Placement {
+  readonly record: Pick<RunRecord, "run" | "judged" | "claim">;
   readonly journal: RunJournal;
-  readonly plan: RestorePlan;
-  readonly guard: MasterGuard;
+  readonly rest: Rest;
   readonly unproven: readonly MessageProblem[];
   readonly warnings: readonly string[];
 }
 
-/**
- * What stays on hold first, then what Postfix may deliver; prove where everything lies; close the journal. Nothing in here
- * waits for a signal between two names, so an interrupted run stops before or after the whole of it.
- */
-async function placeRest(job: RestoreJob, placing: Placing, rest: Rest): Promise<RestoreReport> {
-  const { journal, guard } = placing;
-  guard.check();
-  job.report?.({ type: "step", step: "place", messages: rest.toPlace.length });
-  const placer = new Placer(job.instance, journal, (placement, id) => {
-    recordHolds(job, journal.run, [{ ...placement, id }]);
-    journal.renamed(placement.number, id);
-  });
-  const [held, live] = partition(rest.toPlace, ({ message }) => message.queue === "hold");
-  const placed = held.map((placement) => placer.place(placement));
-  placer.sync();
-  journal.visible();
-  placed.push(...live.map((placement) => placer.place(placement)));
-  placer.sync();
-  sweepTemporaries(job.instance, journal.run); // of messages that were not proven
-  job.report?.({ type: "step", step: "check", messages: placed.length });
-  const proof = await provePlaced(job.instance, placed, rest.placed);
-  guard.check();
-  const report = reportOf(placing, rest, placed, proof, placer.movedAside);
-  journal.end(report.notPlaced.length + report.unproven.length > 0 ? "incomplete" : "done", job.clock.now());
-  return report;
+async function place(job: RestoreJob, { prepared, guard, running }: Run, placement: Placement): Promise<RestoreReport> {
+  const { instance, stateDirectory, clock, report } = job;
+  const { record, journal, rest, unproven, warnings } = placement;
+  const { route } = prepared.plan.choice;
+  const check = () => guard.check();
+  const done = await placeRest({ instance, route, running, stateDirectory, journal, rest, clock, report, check });
+  const said = reportOf({ run: record, prepared, rest, ...done, unproven, warnings });
+  const whole = said.notPlaced.length + said.unproven.length === 0;
+  journal.end(whole ? "done" : "incomplete", clock.now());
+  return said;
 }
 
-function partition<T>(items: readonly T[], first: (item: T) => boolean): [T[], T[]] {
-  return [items.filter(first), items.filter((item) => !first(item))];
+/** What a plan has to say beforehand. */
+export function warningsOf({ forecasts, log }: RestorePlan): string[] {
+  return [...forecasts.map(({ text }) => text), ...(log?.warnings ?? [])];
 }
 
-function reportOf(
-  { journal, plan, unproven, warnings }: Placing,
-  rest: Rest,
-  placed: readonly PlacedMessage[],
-  proof: PlacementProof,
-  movedAside: readonly string[],
-): RestoreReport {
-  const all = [...rest.placed, ...placed, ...rest.left].sort((a, b) => a.message.number - b.message.number);
-  const dropped = rest.dropped.map(({ entry }) => ({ queueId: entry.queueId, problem: droppedReason }));
-  const skipped = plan.skip.map(({ message, reason }) => ({ queueId: message.queueId, problem: reason }));
-  const wrong = all.flatMap(({ id, entry }) => {
-    const problem = proof.messages.get(id);
-    return problem === undefined ? [] : [{ queueId: entry.queueId, problem }];
-  });
-  const queue = proof.queue.map((problem) => ({ queueId: "", problem }));
-  const notPlaced = [...skipped, ...dropped];
-  return {
-    run: journal.run,
-    restored: all.length,
-    skipped: notPlaced.length,
-    inDoubt: all.flatMap(doubtsOf),
-    renamed: all.flatMap(({ id, entry }) => (id === entry.queueId ? [] : [{ from: entry.queueId, to: id }])),
-    warnings: [...warnings, ...proof.changed, ...leftWarning(rest.left.length), ...asideWarning(movedAside)],
-    notPlaced,
-    unproven: [...unproven, ...wrong, ...queue],
-  };
-}
-
-const droppedReason =
-  "it waited in maildrop for an interrupted restore, and Postfix may have taken it since; the snapshot still has it";
-
-function doubtsOf({ message, entry }: PlacedMessage): RestoreReport["inDoubt"] {
-  const { inDoubt } = message;
-  if (inDoubt === null) return [];
-  return message.recipients.map((index) => ({
-    queueId: entry.queueId,
-    recipient: entry.recipients[index]?.address ?? "",
-    reason: inDoubt,
-  }));
-}
-
-function leftWarning(count: number): string[] {
-  if (count === 0) return [];
-  return [
-    `${count} messages have left the queue since they were placed: Postfix was started before the restore was finished`,
-  ];
-}
-
-function asideWarning(paths: readonly string[]): string[] {
-  if (paths.length === 0) return [];
-  return [
-    `${paths.length} logs without a message had the name of a restored one and were moved aside: ${paths.join(", ")}`,
-  ];
+function markedWarning(marked: number): string[] {
+  return marked === 0 ? [] : [`${marked} messages on hold since an earlier restore were marked with what is known now`];
 }

@@ -2,6 +2,7 @@ import { lstatSync } from "node:fs";
 import { OperatorError } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { bufferSource, readQueueFile } from "../postfix/queue-file.ts";
+import { isSameQueue, type QueueIdentity } from "../postfix/queue-identity.ts";
 import { locate } from "../postfix/spool.ts";
 import { readRegularFile } from "../system/files.ts";
 import { type Doubt, onHoldInDoubt, RunJournal, type RunRecord, readRuns } from "./journal.ts";
@@ -15,7 +16,7 @@ import {
   temporaryPath,
   type Work,
 } from "./place.ts";
-import type { RestorePlan } from "./plan.ts";
+import { choiceText, type RestorePlan } from "./plan.ts";
 
 /** What interrupted runs left in a target. Nothing has been touched yet. */
 export interface Remains {
@@ -27,11 +28,9 @@ export interface Remains {
   readonly ended: readonly RunRecord[];
 }
 
-/** Find the runs into a queue directory, by its device and inode. The run lock is held, so none of them is alive. */
-export function findRemains(stateDirectory: string, target: { device: string; inode: string }): Remains {
-  const runs = readRuns(stateDirectory).filter(
-    (run) => run.target.device === target.device && run.target.inode === target.inode,
-  );
+/** Find the runs into a queue directory. The run lock is held, so none of them is alive. */
+export function findRemains(stateDirectory: string, target: QueueIdentity): Remains {
+  const runs = readRuns(stateDirectory).filter((run) => isSameQueue(run.target, target));
   return {
     litter: runs.filter(({ phase }) => phase === "started" || phase === "planned"),
     unfinished: runs.find(({ phase }) => phase === "placing" || phase === "visible"),
@@ -44,15 +43,13 @@ export function findRemains(stateDirectory: string, target: { device: string; in
  *
  * @throws OperatorError `refused` that says which restore has to be run again
  */
-export function refuseOtherRun(unfinished: RunRecord, plan: Pick<RestorePlan, "source" | "choice">): void {
-  const { source, choice } = plan;
-  const same =
-    unfinished.snapshot === source.snapshot &&
-    unfinished.instance === choice.instance &&
-    unfinished.land === choice.land;
-  if (same) return;
-  const { snapshot, instance, land, target } = unfinished;
-  const again = `spoolsafe restore ${snapshot.slice(0, 12)} --instance ${instance} --into ${target.configDirectory} --land ${land}`;
+export function refuseOtherRun(
+  unfinished: RunRecord,
+  { source, choice }: Pick<RestorePlan, "source" | "choice">,
+): void {
+  if (unfinished.snapshot === source.snapshot && unfinished.choice === choiceText(choice)) return;
+  const { target } = unfinished;
+  const again = commandOf(unfinished);
   throw new OperatorError(
     "refused",
     `run ${unfinished.run} into ${target.queueDirectory} was interrupted while it placed mail`,
@@ -62,12 +59,20 @@ export function refuseOtherRun(unfinished: RunRecord, plan: Pick<RestorePlan, "s
   );
 }
 
-/** Remove what runs left that never came to placing, and close their journals. */
-export function sweepLitter(litter: readonly RunRecord[], instance: PostfixInstance, nowMs: number): void {
-  for (const record of litter) {
-    sweepTemporaries(instance, record.run);
-    RunJournal.reopen(record).end("abandoned", nowMs);
-  }
+/** The command line that is this run again. */
+export function commandOf({ snapshot, instance, target, options }: RunRecord): string {
+  const words = [snapshot.slice(0, 12), "--instance", instance, "--into", target.configDirectory, ...options];
+  return `spoolsafe restore ${words.map(quoted).join(" ")}`;
+}
+
+function quoted(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+/** Remove what a run left that never came to placing, and close its journal. */
+export function sweepLitter(record: RunRecord, instance: PostfixInstance, nowMs: number): void {
+  sweepTemporaries(instance, record.run);
+  RunJournal.reopen(record).end("abandoned", nowMs);
 }
 
 /** What is left to do of an interrupted run, and what it had done. */
@@ -79,6 +84,8 @@ export interface Rest {
   readonly left: readonly PlacedMessage[];
   /** Of maildrop, and perhaps taken by Postfix since: not placed again, because nothing there can be held back. */
   readonly dropped: readonly Placement[];
+  /** Under their temporary names until they are released. */
+  readonly waiting: readonly Placement[];
 }
 
 /** Look at every message of an interrupted run, and take away the temporary names of those that have their own. */
@@ -87,13 +94,14 @@ export function restOf(instance: PostfixInstance, record: RunRecord, work: reado
   const placed: PlacedMessage[] = [];
   const left: PlacedMessage[] = [];
   const dropped: Placement[] = [];
+  const waiting: Placement[] = [];
   for (const staged of record.staged) {
     const own = work[staged.number];
     if (own === undefined) continue;
     const placement = { ...staged, ...own };
     const found = lookFor(instance, record.run, staged);
     if (found === "waiting") {
-      toPlace.push(placement);
+      (own.message.waits ? waiting : toPlace).push(placement);
     } else if (found === "placed") {
       dropTemporaries(instance, record.run, staged);
       const { message, inQueue } = find(instance, placement);
@@ -112,7 +120,7 @@ export function restOf(instance: PostfixInstance, record: RunRecord, work: reado
       }
     }
   }
-  return { toPlace, placed, left, dropped };
+  return { toPlace, placed, left, dropped, waiting };
 }
 
 /**

@@ -1,9 +1,10 @@
 import type { PackReader } from "../pack/pack-pool.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { idForInode } from "../postfix/queue-id.ts";
+import type { MessageEntry } from "../snapshot/manifest.ts";
 import { run as runProgram } from "../system/exec.ts";
 import { makeWaitingRooms, type Placement, temporaryPath, type Work } from "./place.ts";
-import { proveMessage } from "./prove.ts";
+import { type MessageProof, markMessage, proveMessage } from "./prove.ts";
 import type { MessageProblem, RestoreEvent } from "./report.ts";
 import type { RestoreSource } from "./source.ts";
 import { type StageFile, stageFiles } from "./stage.ts";
@@ -39,10 +40,8 @@ export async function stageMessages(job: StageJob, run: string, work: readonly W
 }
 
 /** Of one message: the inodes of its file and of its logs, and what reading the file back showed. */
-interface Proof {
+interface Proof extends MessageProof {
   readonly inodes: bigint[];
-  problem: string | null;
-  changed: bigint;
 }
 
 async function stageAndProve(
@@ -51,10 +50,10 @@ async function stageAndProve(
   work: readonly Work[],
   files: readonly StageFile[],
 ): Promise<Proof[]> {
-  const proofs = work.map((): Proof => ({ inodes: [], problem: "it was not staged", changed: 0n }));
+  const proofs = work.map((): Proof => ({ inodes: [], problem: "it was not staged", changed: 0n, digest: "" }));
   // Which message a file is of, and which of its files: the message itself is the first.
-  const places = work.flatMap(({ entry }, number) =>
-    [0, ...entry.logs.map((_, n) => n + 1)].map((file) => ({ number, file })),
+  const places = work.flatMap((one, number) =>
+    [0, ...logsOf(one).map((_, n) => n + 1)].map((file) => ({ number, file })),
   );
   const source = { ...job.source, reader: job.reader, processors: job.processors, signal: job.signal };
   let done = 0;
@@ -63,10 +62,20 @@ async function stageAndProve(
     const [one, proof] = [work[number], proofs[number]];
     if (one === undefined || proof === undefined) throw new RangeError(`file ${index} belongs to no message`);
     proof.inodes[file] = inode;
-    if (file === 0) Object.assign(proof, proveMessage(temporaryPath(job.instance, "message", run, number), one));
+    if (file === 0) Object.assign(proof, prove(temporaryPath(job.instance, "message", run, number), one));
     if (++done % 1000 === 0) job.report?.({ type: "staged", done, total: files.length });
   });
   return proofs;
+}
+
+/** The bytes are proven as the snapshot has them; marks come after that, and are read back too. */
+function prove(path: string, work: Work): MessageProof {
+  const proof = proveMessage(path, work);
+  return proof.problem === null && work.message.marks.length > 0 ? markMessage(path, work) : proof;
+}
+
+function logsOf({ message, entry }: Work): MessageEntry["logs"] {
+  return message.logs ? entry.logs : [];
 }
 
 function sorted(instance: PostfixInstance, work: readonly Work[], proofs: readonly Proof[]): StagedMessages {
@@ -78,17 +87,18 @@ function sorted(instance: PostfixInstance, work: readonly Work[], proofs: readon
       unproven.push({ queueId: one.entry.queueId, problem: proof?.problem ?? "it was not staged" });
     } else {
       const [inode = 0n, ...logs] = proof.inodes;
-      staged.push(placementOf(instance, one, { inode, changed: proof.changed, logs }));
+      staged.push(placementOf(instance, one, { inode, changed: proof.changed, digest: proof.digest, logs }));
     }
   }
   return { staged, unproven };
 }
 
 /** The message first, then its logs; `stageAndProve` counts on the order. */
-function filesOf(instance: PostfixInstance, run: string, { message, entry }: Work): StageFile[] {
+function filesOf(instance: PostfixInstance, run: string, work: Work): StageFile[] {
+  const { message, entry } = work;
   const { ownerUid, ownerGid } = instance;
   const { number, uid, gid, mode, mtime } = message;
-  const logs = entry.logs.map(({ log, digest, bytes, pack, mode: logMode, mtime: logTime }) => ({
+  const logs = logsOf(work).map(({ log, digest, bytes, pack, mode: logMode, mtime: logTime }) => ({
     ...{ digest, bytes, pack, path: temporaryPath(instance, log, run, number) },
     ...{ mode: logMode & 0o777, uid: ownerUid, gid: ownerGid, mtime: logTime },
   }));
@@ -97,18 +107,21 @@ function filesOf(instance: PostfixInstance, run: string, { message, entry }: Wor
   return [{ digest, bytes, pack, path, mode, uid, gid, mtime }, ...logs];
 }
 
-function placementOf(
-  instance: PostfixInstance,
-  { message, entry }: Work,
-  file: { readonly inode: bigint; readonly changed: bigint; readonly logs: readonly bigint[] },
-): Placement {
+interface StagedFile extends Pick<MessageProof, "changed" | "digest"> {
+  readonly inode: bigint;
+  readonly logs: readonly bigint[];
+}
+
+function placementOf(instance: PostfixInstance, work: Work, file: StagedFile): Placement {
+  const { message, entry } = work;
   return {
     message,
     entry,
     number: message.number,
     inode: String(file.inode),
     changed: String(file.changed),
+    digest: file.digest,
     id: idForInode(entry.queueId, file.inode, instance.longIds),
-    logs: entry.logs.map(({ log }, n) => ({ log, inode: String(file.logs[n]) })),
+    logs: logsOf(work).map(({ log }, n) => ({ log, inode: String(file.logs[n]) })),
   };
 }

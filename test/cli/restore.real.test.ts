@@ -41,6 +41,7 @@ describe.skipIf(!needs("root", "postfix"))("the built command", () => {
         "[encryption]",
         `identity_file = "${join(made.directory, "identity.txt")}"`,
         "[signing]",
+        `key_file = "${join(made.directory, "signing.key")}"`,
         `trusted_keys_file = "${join(made.directory, "trusted.pub")}"`,
       ].join("\n"),
     );
@@ -55,7 +56,7 @@ describe.skipIf(!needs("root", "postfix"))("the built command", () => {
   test("prints a plan and touches nothing", async () => {
     const { code, json } = await run("restore", "latest", "--into", target.configDirectory, "--dry-run");
     expect(code).toBe(0);
-    expect(json.slice(0, -1)).toMatchObject([
+    expect(json.slice(0, -1).filter(({ type }) => type !== "forecast")).toMatchObject([
       { type: "planned", queueId: "7E48C16210F", from: "deferred", to: "deferred", role: null, inDoubt: null },
       { type: "planned", queueId: "7E48C162110", from: "active", to: "hold", role: "restore", retryTime: null },
       { type: "planned", queueId: "7E48C162111", from: "hold", to: "hold", role: "admin" },
@@ -77,10 +78,10 @@ describe.skipIf(!needs("root", "postfix"))("the built command", () => {
       stillQueued: 0,
       alreadyDelivered: 0,
       deleted: 0,
-      inDoubt: [
+      inDoubtOnHold: 1,
+      inDoubt: expect.arrayContaining([
         { queueId: "7E48C162110", recipient: "second@dest.test", reason: "it was being delivered while it was read" },
-      ],
-      warnings: [],
+      ]),
       notPlaced: [{ queueId: "7E48C162112", problem: expect.stringContaining("nobody-here") }],
       unproven: [],
     });

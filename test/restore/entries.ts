@@ -1,3 +1,6 @@
+import { PlacedRecord } from "../../src/restore/placed-record.ts";
+import type { Knowledge, RestoreChoice } from "../../src/restore/plan.ts";
+import { everything } from "../../src/restore/selection.ts";
 import type { TargetFacts } from "../../src/restore/target.ts";
 import type { FileEntry, MessageEntry } from "../../src/snapshot/manifest.ts";
 import { digestFrom } from "../support/records.ts";
@@ -79,4 +82,17 @@ export function target(over: Partial<TargetFacts> = {}): TargetFacts {
     reserveBytes: 15_360_000,
     ...over,
   };
+}
+
+/** The choice of a restore of everything into a stopped and empty instance. */
+export function choice(over: Partial<RestoreChoice> = {}): RestoreChoice {
+  return {
+    ...{ instance: "mx", route: "fresh", land: "original", selection: everything, restoreDeleted: false, again: false },
+    ...over,
+  };
+}
+
+/** Nothing is known beside the snapshot. */
+export function knowing(over: Partial<Knowledge> = {}): Knowledge {
+  return { deliveries: null, twins: new Map(), placed: new PlacedRecord([]), ...over };
 }

@@ -11,6 +11,7 @@ import { systemClock } from "../../src/system/clock.ts";
 import type { HandMade } from "../support/hand-made.ts";
 import type { PrivatePostfix } from "../support/postfix.ts";
 import type { Site } from "../support/site.ts";
+import { choice } from "./entries.ts";
 
 /** Everything `restoreInto` needs to put a site's snapshot into an instance. */
 export async function restoreJob(
@@ -32,7 +33,7 @@ export async function restoreJob(
       trusted: loadTrustedKeys(join(site.directory, "trusted.pub")),
     },
     instance: await loadInstance(target.configDirectory),
-    choice: { instance: only.name, land },
+    choice: choice({ instance: only.name, land }),
     stateDirectory: join(site.directory, "standby"),
     reader,
     processors: 2,
@@ -65,7 +66,7 @@ export async function handMadeJob(
   return {
     source: { repository, identities, signed, trusted },
     instance: await loadInstance(target.configDirectory),
-    choice: { instance: "mx", land },
+    choice: choice({ land }),
     stateDirectory: join(target.directory, "state"),
     reader,
     processors: 1,

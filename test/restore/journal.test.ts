@@ -10,8 +10,18 @@ const start: RunStart = {
   snapshot: "5a".repeat(32),
   host: "mx1",
   instance: "mx",
+  route: "fresh",
   land: "original",
-  target: { configDirectory: "/etc/postfix", queueDirectory: "/var/spool/postfix", device: "1", inode: "2" },
+  choice: "{}",
+  judged: false,
+  options: [],
+  target: {
+    configDirectory: "/etc/postfix",
+    queueDirectory: "/var/spool/postfix",
+    device: "1",
+    inode: "2",
+    born: "1795521600000000001",
+  },
 };
 const messages: RunMessage[] = [0, 1].map((number) => ({
   number,
@@ -24,11 +34,16 @@ const messages: RunMessage[] = [0, 1].map((number) => ({
   role: null,
   inDoubt: null,
   recipients: [0, 2],
+  marks: [1],
+  served: [1],
+  logs: true,
+  waits: false,
 }));
 const staged: StagedMessage[] = [0, 1].map((number) => ({
   number,
   inode: `1844674407370955161${number}`,
   changed: "1795521600000000001",
+  digest: "ab".repeat(32),
   id: `7E48C${number}`,
   logs: [{ log: "defer", inode: "7" }],
 }));
@@ -53,6 +68,26 @@ describe("the journal of a restore", () => {
     expect(readRuns(state)).toMatchObject([{ phase: "visible" }]);
     journal.end("done", noon * 1000);
     expect(readRuns(state)).toMatchObject([{ phase: "ended", outcome: "done", messages, staged }]);
+  });
+
+  test("tells the claim, and what was released and taken back after the end, also half done", () => {
+    const journal = begin();
+    journal.claimed("c1a1");
+    journal.planned(messages);
+    journal.placing(staged);
+    journal.end("done", noon * 1000);
+    const [ended] = readRuns(state);
+    if (ended === undefined) throw new Error("no run");
+    expect(ended).toMatchObject({ phase: "ended", claim: "c1a1", released: new Set(), undone: new Set() });
+    const later = RunJournal.reopen(ended);
+    later.releasing([0, 1]);
+    later.released([0], noon * 1000);
+    expect(readRuns(state)).toMatchObject([{ phase: "ended", releasing: new Set([1]), released: new Set([0]) }]);
+    later.undoing([1]);
+    expect(readRuns(state)).toMatchObject([{ undoing: new Set([1]), undone: new Set() }]);
+    later.undone([1], noon * 1000);
+    later.close();
+    expect(readRuns(state)).toMatchObject([{ outcome: "done", undoing: new Set(), undone: new Set([1]) }]);
   });
 
   test("keeps the last name a message was tried under, and the doubt about one", () => {

@@ -33,6 +33,7 @@ async function runJob(job: KilledJob): Promise<void> {
   const { Repository } = await import("../../src/repository/repository.ts");
   const { restoreInto } = await import("../../src/restore/restore.ts");
   const { systemClock } = await import("../../src/system/clock.ts");
+  const { choice } = await import("./entries.ts");
 
   const identities = await loadIdentities(job.identityFile);
   const repository = await Repository.open(new DirectoryStore(job.repository));
@@ -44,7 +45,7 @@ async function runJob(job: KilledJob): Promise<void> {
   const report = await restoreInto({
     source: { repository, identities, signed, trusted },
     instance,
-    choice: { instance: "mx", land: "original" },
+    choice: choice(),
     stateDirectory: job.stateDirectory,
     reader,
     processors: 1,

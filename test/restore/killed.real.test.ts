@@ -107,7 +107,7 @@ describe.skipIf(!needs("root", "postfix"))("a restore that is killed", () => {
     expect(report).toMatchObject({
       restored: names.length,
       skipped: 0,
-      inDoubt: [],
+      inDoubtOnHold: 0,
       notPlaced: [],
       unproven: [],
       warnings: [],

@@ -21,6 +21,7 @@ import {
   sweepTemporaries,
   temporaryPath,
 } from "../../src/restore/place.ts";
+import { digestOf } from "../../src/system/digest.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
 import { message, noon } from "./entries.ts";
 
@@ -68,11 +69,12 @@ describe("placing a staged message", () => {
       entry: message(),
       message: {
         ...{ number, key: "k", queue: "deferred", mode: 0o644, uid: 0, gid: 0, mtime: noon, role: null },
-        ...{ inDoubt: null, recipients: [0] },
+        ...{ inDoubt: null, recipients: [0], marks: [], served: [], logs: true, waits: false },
       },
       number,
       inode: String(ino),
       changed: String(ctimeNs),
+      digest: digestOf(Buffer.from(`message ${number}`)).digest,
       id: idForInode("7E48C16210F", ino, false),
       logs: [{ log: "defer", inode: String(statSync(log, { bigint: true }).ino) }],
     };

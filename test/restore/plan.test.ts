@@ -1,14 +1,13 @@
 import { describe, expect, test } from "vitest";
-import { compareVersions } from "../../src/postfix/version.ts";
 import { type Land, planRestore } from "../../src/restore/plan.ts";
 import { refuseWithoutRoom, type TargetFacts } from "../../src/restore/target.ts";
 import type { MessageEntry } from "../../src/snapshot/manifest.ts";
-import { message, noon, target } from "./entries.ts";
+import { choice, knowing, message, noon, target } from "./entries.ts";
 
 const source = { snapshot: "5a", host: "mx1", time: "2026-11-24T11:00:00Z", postfixVersion: "3.7.11" };
 
 function plan(messages: readonly MessageEntry[], land: Land = "original", facts: Partial<TargetFacts> = {}) {
-  return planRestore({ messages, files: [] }, source, { instance: "mx", land }, target(facts));
+  return planRestore({ messages, files: [] }, source, choice({ land }), target(facts), knowing());
 }
 
 function placed(over: Partial<MessageEntry>, land: Land = "original", facts: Partial<TargetFacts> = {}) {
@@ -95,34 +94,11 @@ describe("mail that may have been delivered already", () => {
   });
 });
 
-describe("what a plan foresees", () => {
+describe("what a plan needs", () => {
   test("a retry time further ahead than Postfix would put it is brought back, and said so", () => {
-    const { place, warnings } = plan([message({ mtime: noon + 9999 }), message()]);
+    const { place, forecasts } = plan([message({ mtime: noon + 9999 }), message()]);
     expect(place[0]?.mtime).toBe(noon + 4000);
-    expect(warnings).toEqual([expect.stringMatching(/^1 message had a retry time further ahead/)]);
-  });
-
-  test("mail and notices older than their lifetimes", () => {
-    const old = (days: number, sender: string) => message({ sender, created: String(noon - days * 86_400) });
-    const { warnings } = plan([old(6, "a@src.test"), old(4, "a@src.test"), old(2, ""), old(2, ""), message()]);
-    expect(warnings).toEqual([
-      expect.stringMatching(/^1 message .* returned to its sender/),
-      expect.stringMatching(/^2 messages .* notices .* vanishes/),
-    ]);
-  });
-
-  test("an older Postfix, and the promise of REQUIRETLS that it does not know", () => {
-    const { warnings } = plan([message({ sendopts: 32 })], "original", { postfixVersion: "3.6.4" });
-    expect(warnings).toEqual([
-      "Postfix here is 3.6.4, older than the source's 3.7.11",
-      expect.stringMatching(/^1 message .*REQUIRETLS/),
-    ]);
-    expect(plan([message({ sendopts: 32 })], "original", { postfixVersion: "3.11.7" }).warnings).toEqual([]);
-  });
-
-  test("versions compare by their numbers", () => {
-    const sorted = ["3.10.1", "3.7.11", "3.12-20260821", "3.7", "3.11.0"].sort(compareVersions);
-    expect(sorted).toEqual(["3.7", "3.7.11", "3.10.1", "3.11.0", "3.12-20260821"]);
+    expect(forecasts).toMatchObject([{ kind: "late", messages: 1 }]);
   });
 
   test("room is counted in whole blocks and inodes, logs included", () => {

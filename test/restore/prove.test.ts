@@ -31,7 +31,7 @@ describe("the proof of a staged message", () => {
     const { uid, gid } = statSync(path);
     const message: RunMessage = {
       ...{ number: 0, key: "k", queue: "deferred", mode: 0o700, uid, gid, mtime: entry.mtime },
-      ...{ role: null, inDoubt: null, recipients: [1] },
+      ...{ role: null, inDoubt: null, recipients: [1], marks: [], served: [], logs: true, waits: false },
     };
     return { path, message };
   }
@@ -39,7 +39,11 @@ describe("the proof of a staged message", () => {
   test("finds nothing wrong with what is as it should be, and says when the inode last changed", () => {
     const { path, message } = staged();
     const { ctimeNs } = statSync(path, { bigint: true });
-    expect(proveMessage(path, { entry, message })).toEqual({ problem: null, changed: ctimeNs });
+    expect(proveMessage(path, { entry, message })).toEqual({
+      problem: null,
+      changed: ctimeNs,
+      digest: entry.file.digest,
+    });
   });
 
   test.each([

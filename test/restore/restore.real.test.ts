@@ -83,7 +83,13 @@ describe.skipIf(!needs("root", "postfix", "mount"))("a queue of mixed states, re
         ...{ sink, tmpfs: "256m", longIds: to === "long", hashQueueDepth: depth, hashQueueNames: names },
       });
       const report = await restore(site, taken, target);
-      expect(report).toMatchObject({ restored: before.length, skipped: 0, inDoubt: [], notPlaced: [], unproven: [] });
+      expect(report).toMatchObject({
+        restored: before.length,
+        skipped: 0,
+        inDoubtOnHold: 0,
+        notPlaced: [],
+        unproven: [],
+      });
       expect(differences(afterRestore(before), fingerprints(target.queueDirectory))).toEqual([]);
       expect(await target.postsuper(["-s"])).toBe("");
       expect(report.renamed).toHaveLength(before.length);
@@ -235,7 +241,7 @@ describe.skipIf(!needs("root", "postfix"))("a restore into an instance", () => {
     await using job = await handMadeJob(handMade, taken.signed, target);
     const before = everything(target.queueDirectory);
     const elsewhere = { ...job, stateDirectory: join(target.directory, "never-made") };
-    const plan = await planOnly(elsewhere);
+    const { plan } = await planOnly(elsewhere);
     expect(plan.place.map(({ message, queue }) => `${message.queueId} ${queue}`)).toEqual(
       taken.manifest.messages.map(({ queueId }) => `${queueId} deferred`),
     );
@@ -313,10 +319,16 @@ describe.skipIf(!needs("root", "postfix"))("a restore into an instance", () => {
       { queue: "hold", hold: undefined },
       { queue: "deferred", hold: undefined },
     ]);
-    expect("inDoubt" in report && report.inDoubt.map(({ reason }) => reason)).toEqual([
-      "it was being delivered while it was read",
-      "it had left every queue of its host when the backup ended",
-    ]);
+    // Without a log nobody knows what happened to the others after the snapshot either; they are not held for that.
+    const nobodyKnows = "no log tells whether it was delivered after the snapshot";
+    expect("inDoubt" in report && new Set(report.inDoubt.map(({ reason }) => reason))).toEqual(
+      new Set([
+        "it was being delivered while it was read",
+        "it had left every queue of its host when the backup ended",
+        nobodyKnows,
+      ]),
+    );
+    expect(report).toMatchObject({ inDoubtOnHold: 2 });
   });
 
   test("places maildrop mail of users who are here, and lists that of others", async () => {
@@ -340,16 +352,14 @@ describe.skipIf(!needs("root", "postfix"))("a restore into an instance", () => {
     });
   });
 
-  test("with land hold puts all on hold, and refuses mail that can't be held", async () => {
+  test("with land hold puts all on hold, and keeps mail of maildrop out of sight until it is released", async () => {
     const owner = { user: "games", group: "postdrop", uid: 4711, gid: 1 };
-    const refused = await restored(change(4, { owner }), "hold");
-    await using _refused = refused.into;
-    expect(refused.report).toMatchObject({ kind: "refused", message: expect.stringContaining("maildrop") });
-    expect(Object.values(refused.into.counts())).toEqual([0, 0, 0, 0, 0, 0]);
-
-    const { report, into, find } = await restored((entries) => entries.slice(0, 4), "hold");
+    const { report, into, find } = await restored(change(4, { owner }), "hold");
     await using _into = into;
-    expect(report).toMatchObject({ restored: 4 });
+    expect(report).toMatchObject({ restored: 5, awaitingRelease: 5, unproven: [] });
+    expect(into.counts()).toMatchObject({ hold: 4, maildrop: 0, deferred: 0 });
+    const waiting = readdirSync(join(into.queueDirectory, "defer"), { recursive: true }).map(String);
+    expect(waiting.filter((name) => /\.message\..*#/.test(name))).toHaveLength(1);
     expect([0, 1, 2, 3].map((index) => find(index))).toMatchObject(Array(4).fill({ queue: "hold", hold: "restore" }));
   });
 
@@ -394,15 +404,14 @@ describe.skipIf(!needs("root", "postfix"))("a restore into an instance", () => {
     expect(readRuns(job.stateDirectory)).toMatchObject([{ phase: "ended", outcome: "incomplete" }]);
   });
 
-  test("says so when mail of the snapshot was restored into the queue before", async () => {
+  test("gives nobody a second time what was restored into this queue before, unless it is asked for", async () => {
     const into = await PrivatePostfix.create();
     await using _into = into;
     await using job = await handMadeJob(handMade, taken.signed, into);
-    expect((await restoreInto(job)).warnings).toEqual([]);
+    expect(await restoreInto(job)).toMatchObject({ restored: 4, skipped: 0 });
     await into.postsuper(["-d", "ALL"]);
-    expect((await restoreInto(job)).warnings).toEqual([
-      expect.stringMatching(/^4 messages were restored into this queue before/),
-    ]);
+    expect(await restoreInto(job)).toMatchObject({ restored: 0, skipped: 4, notPlaced: [] });
+    expect(await restoreInto({ ...job, choice: { ...job.choice, again: true } })).toMatchObject({ restored: 4 });
   });
 });
 

@@ -1,33 +1,31 @@
+import { readFileSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
-import { OperatorError } from "../../errors.ts";
+import { errnoOf, OperatorError } from "../../errors.ts";
 import { PackReader } from "../../pack/pack-pool.ts";
-import { loadInstance } from "../../postfix/instance.ts";
-import type { Land, RestorePlan } from "../../restore/plan.ts";
-import type { RestoreEvent, RestoreReport } from "../../restore/report.ts";
+import { loadInstance, type PostfixInstance } from "../../postfix/instance.ts";
+import { type Claiming, claimsOf } from "../../restore/claiming.ts";
+import type { RestoreChoice, RestorePlan } from "../../restore/plan.ts";
+import { approved, formatPlan, parsePlan, type StoredPlan, storedMail } from "../../restore/plan-file.ts";
+import type { PlanRequest, Prepared } from "../../restore/prepare.ts";
 import { planOnly, restoreInto } from "../../restore/restore.ts";
 import { chooseInstance, type RestoreSource } from "../../restore/source.ts";
 import { planDirectory, restoreToDirectory, type ToDirectoryReport } from "../../restore/to-directory.ts";
 import { chooseSnapshot, requireInstance } from "../choose.ts";
 import type { Context } from "../context.ts";
-import { printable, size, table } from "../table.ts";
+import { confirm } from "../prompt.ts";
+import { printable, size } from "../table.ts";
+import { version } from "../version.ts";
+import { configurationToDirectory, type RestoredConfiguration, restoreConfiguration } from "./restore-configuration.ts";
+import { checkOptions, choiceOf, type RestoreOptions } from "./restore-options.ts";
+import { tell, tellPlan, tellReport } from "./restore-report.ts";
 
-export interface RestoreOptions {
-  readonly to?: string | undefined;
-  readonly into?: string | undefined;
-  readonly land?: Land | undefined;
-  readonly dryRun?: true | undefined;
-}
+export type { RestoreOptions } from "./restore-options.ts";
 
 /** Exit 3 when a message could not be placed, 13 when one was written and could not be proven. */
 export async function run(context: Context, spec: string, options: RestoreOptions): Promise<number> {
-  if (options.to !== undefined) return await toDirectory(context, spec, options.to, options.dryRun === true);
-  if (options.into !== undefined) return await into(context, spec, options.into, options);
-  throw new OperatorError("usage", "restore where to?", {
-    hints: [
-      "--to DIR: plain files, no Postfix needed",
-      "--into CONFIG_DIR: into a stopped Postfix with an empty queue",
-    ],
-  });
+  checkOptions(spec, options);
+  if (options.to !== undefined) return await toDirectory(context, spec, options.to, options);
+  return await into(context, spec, resolve(context.cwd, options.into ?? ""), options);
 }
 
 async function openSource(context: Context, spec: string): Promise<RestoreSource> {
@@ -38,11 +36,14 @@ async function openSource(context: Context, spec: string): Promise<RestoreSource
   return { repository, signed, identities, trusted: await context.trustedKeys() };
 }
 
-async function toDirectory(context: Context, spec: string, to: string, dryRun: boolean): Promise<number> {
+async function toDirectory(context: Context, spec: string, to: string, options: RestoreOptions): Promise<number> {
   const { signal, render } = context;
+  const dryRun = options.dryRun === true;
   const source = await openSource(context, spec);
+  const { instance } = context.globals;
+  if (options.configOnly === true) return await configurationToDirectory(context, source, to, { instance, dryRun });
   const directory = resolve(context.cwd, to);
-  const job = { source, directory, instance: context.globals.instance, signal };
+  const job = { source, directory, instance, signal };
   if (dryRun) {
     tellDirectory(context, await planDirectory(job), directory, "would be written");
     render.note("Dry run: nothing was written.");
@@ -72,25 +73,29 @@ function tellDirectory({ render }: Context, report: ToDirectoryReport, directory
 
 async function into(context: Context, spec: string, configDirectory: string, options: RestoreOptions): Promise<number> {
   requireRoot();
-  const { signal, clock, render, stateDirectory } = context;
   const source = await openSource(context, spec);
-  const instance = await loadInstance(resolve(context.cwd, configDirectory));
-  const choice = {
-    instance: chooseInstance(source.signed.snapshot, context.globals.instance),
-    land: options.land ?? "original",
-  };
-  const job = { source, instance, choice, stateDirectory, clock, signal };
-  if (options.dryRun === true) {
-    tellPlan(context, await planOnly(job));
-    return 0;
-  }
-  const { processors } = context.config.limits;
-  await using reader = new PackReader({ identities: source.identities, processors });
-  const report = await restoreInto({ ...job, reader, processors, report: (event) => tell(context, event) });
-  tellReport(context, report, instance.queueDirectory);
-  if (report.unproven.length > 0) return 13;
-  if (report.notPlaced.length === 0) render.detail(`the journal of run ${report.run} is in ${stateDirectory}/runs`);
-  return report.notPlaced.length > 0 ? 3 : 0;
+  const stored = options.apply === undefined ? undefined : readPlan(context, options.apply, source, configDirectory);
+  const name = stored?.instance ?? chooseInstance(source.signed.snapshot, context.globals.instance);
+  const choice = stored?.mail?.choice ?? choiceOf(name, options);
+  const configuration =
+    stored === undefined ? (options.withConfig ?? options.configOnly) : stored.configuration !== null;
+  const mail = stored === undefined ? options.configOnly !== true : stored.mail !== null;
+  const wants = { configuration: configuration === true, mail };
+  const restoration = { context, source, configDirectory, choice, options, wants, stored };
+  if (options.dryRun === true || options.plan !== undefined) return await showPlan(restoration);
+  return await act(restoration);
+}
+
+/** One restore into an instance, as it was asked for. */
+interface Restoration {
+  readonly context: Context;
+  readonly source: RestoreSource;
+  readonly configDirectory: string;
+  readonly choice: RestoreChoice;
+  readonly options: RestoreOptions;
+  readonly wants: { readonly configuration: boolean; readonly mail: boolean };
+  /** The plan that is to be carried out, if somebody has signed one off. */
+  readonly stored: StoredPlan | undefined;
 }
 
 function requireRoot(): void {
@@ -100,81 +105,163 @@ function requireRoot(): void {
   });
 }
 
-const steps = {
-  stage: "writing",
-  sync: "waiting for the disk",
-  place: "placing",
-  check: "checking with postsuper and postcat",
-} as const;
+function readPlan(
+  { render, cwd }: Context,
+  file: string,
+  { signed }: RestoreSource,
+  configDirectory: string,
+): StoredPlan {
+  const { plan, digest } = parsePlan(textOf(resolve(cwd, file)), file);
+  const wrong = (what: string, is: string) => new OperatorError("refused", `the plan ${file} is ${what}, not ${is}`);
+  if (plan.snapshot !== signed.id) {
+    throw wrong(`of snapshot ${plan.snapshot.slice(0, 12)}`, `of ${signed.id.slice(0, 12)}`);
+  }
+  if (plan.configDirectory !== configDirectory) throw wrong(`for ${plan.configDirectory}`, `for ${configDirectory}`);
+  render.note(`Plan ${digest.slice(0, 16)} of ${plan.time}.`);
+  return plan;
+}
 
-function tell({ render }: Context, event: RestoreEvent): void {
-  switch (event.type) {
-    case "step":
-      render.detail(`${steps[event.step]}: ${event.messages} messages`);
-      return;
-    case "staged":
-      render.progress(`${event.done} of ${event.total} files written`);
-      return;
-    case "resumed":
-      render.event(event, `going on with the interrupted run ${event.run}`);
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    throw new OperatorError("usage", `the plan ${path} can't be read: ${errnoOf(error) ?? error}`);
   }
 }
 
-function tellPlan({ render }: Context, plan: RestorePlan): void {
-  const { place, skip, warnings, target, needs, choice } = plan;
-  for (const { message, queue, mtime, role, inDoubt } of place) {
-    const { queueId } = message;
-    const retryTime = queue === "deferred" ? new Date(mtime * 1000).toISOString() : null;
-    render.line({ type: "planned", queueId, from: message.queue, to: queue, role, retryTime, inDoubt } as never);
+async function showPlan(restoration: Restoration): Promise<number> {
+  const { context, source, configDirectory, choice, options, wants } = restoration;
+  const { render } = context;
+  const target = { name: choice.instance, configDirectory };
+  const shown = wants.configuration ? await restoreConfiguration(context, source, target, { dryRun: true }) : undefined;
+  const plan = wants.mail ? (await planOnly(await requestOf(restoration))).plan : undefined;
+  const written = options.plan === undefined ? undefined : writePlan(restoration, options.plan, plan, shown?.key);
+  const more = { ...(shown === undefined ? {} : { configuration: shown.summary }), ...written };
+  if (plan === undefined) render.summary({ dryRun: true, run: null, ...nothing, ...more });
+  else tellPlan(context, plan, more);
+  if (written === undefined) {
+    render.note("Dry run: nothing was touched.");
+  } else {
+    const again = `spoolsafe restore ${source.signed.id.slice(0, 12)} --into ${configDirectory} --apply ${written.plan}`;
+    render.text(`plan ${written.digest.slice(0, 16)} written to ${written.plan}; to do exactly this: ${again}`);
   }
-  for (const { message, reason } of skip) render.line({ type: "skipped", queueId: message.queueId, reason } as never);
-  for (const warning of warnings) render.warn(printable(warning));
-  render.summary({
-    ...{ dryRun: true, run: null, restored: 0, planned: place.length, skipped: skip.length },
-    ...{ stillQueued: 0, alreadyDelivered: 0, deleted: 0, inDoubt: doubtsOf(plan), renamed: [], warnings, needs },
-  });
-  const rows = (["deferred", "hold", "maildrop"] as const).map((queue) => {
-    const here = place.filter((one) => one.queue === queue);
-    const doubtful = here.filter(({ inDoubt }) => inDoubt !== null).length;
-    return [queue, String(here.length), doubtful === 0 ? "" : `${doubtful} in doubt`];
-  });
-  render.text(table(["to", "messages", ""], rows));
-  for (const { message, reason } of skip) render.text(`not placed: ${message.queueId}: ${printable(reason)}`);
-  render.text(
-    `instance ${choice.instance} into ${target.queueDirectory}; needs ${size(needs.bytes)} and ${needs.inodes} files, free are ${size(target.freeBytes)}`,
-  );
-  render.note("Dry run: nothing was touched.");
+  return 0;
 }
 
-function doubtsOf(plan: RestorePlan): RestoreReport["inDoubt"] {
-  return plan.place.flatMap(({ message, recipients, inDoubt }) =>
-    inDoubt === null
-      ? []
-      : recipients.map((index) => ({
-          queueId: message.queueId,
-          recipient: message.recipients[index]?.address ?? "",
-          reason: inDoubt,
-        })),
-  );
+const nothing = {
+  ...{ restored: 0, skipped: 0, stillQueued: 0, alreadyDelivered: 0, deleted: 0 },
+  ...{ inDoubt: [], renamed: [], warnings: [] },
+};
+
+function writePlan(
+  { context, source, choice, configDirectory }: Restoration,
+  path: string,
+  plan: RestorePlan | undefined,
+  configuration: string | undefined,
+): { plan: string; digest: string } {
+  const file = resolve(context.cwd, path);
+  const now = plan === undefined ? context.clock.now() : plan.target.now * 1000;
+  const { text, digest } = formatPlan({
+    ...{ spoolsafe: version, time: new Date(now).toISOString(), snapshot: source.signed.id, instance: choice.instance },
+    ...{ configDirectory, configuration: configuration ?? null, mail: plan === undefined ? null : storedMail(plan) },
+  });
+  try {
+    // It names senders and recipients. One that is there may be what somebody is about to sign off.
+    writeFileSync(file, text, { mode: 0o600, flag: "wx" });
+  } catch (error) {
+    if (errnoOf(error) === "EEXIST") {
+      throw new OperatorError("usage", `${file} is there already`, { hints: ["give the plan a name of its own"] });
+    }
+    throw new OperatorError("failed", `the plan ${file} can't be written: ${errnoOf(error) ?? error}`, {
+      cause: error,
+    });
+  }
+  return { plan: file, digest };
 }
 
-/** Findings a person is shown one by one. */
-const shown = 20;
+async function act(restoration: Restoration): Promise<number> {
+  const { context, choice, wants, stored } = restoration;
+  // Before the configuration is touched.
+  if (stored?.mail != null) approved(stored.mail, await planOnly(await requestOf(restoration)));
+  if (choice.route === "requeue" && !(await agreesToRequeue(context))) return 1;
+  const configuration = wants.configuration ? await configure(restoration) : undefined;
+  if (configuration !== undefined && (configuration.exit === 1 || !wants.mail)) {
+    context.render.summary({ run: configuration.run, ...nothing, configuration: configuration.summary });
+    return configuration.exit;
+  }
+  const exit = await placeMail(restoration, configuration);
+  return exit === 0 ? (configuration?.exit ?? 0) : exit;
+}
 
-function tellReport({ render }: Context, report: RestoreReport, queueDirectory: string): void {
-  const { run, restored, skipped, inDoubt, renamed, warnings, notPlaced, unproven } = report;
-  for (const warning of warnings) render.warn(printable(warning));
-  const findings = [
-    ...inDoubt.map(({ queueId, recipient, reason }) => `${queueId} to ${recipient} is in doubt and on hold: ${reason}`),
-    ...notPlaced.map(({ queueId, problem }) => `${queueId} was not placed: ${problem}`),
-    ...unproven.map(({ queueId, problem }) => (queueId === "" ? problem : `${queueId} is not proven: ${problem}`)),
-  ];
-  for (const finding of findings.slice(0, shown)) render.warn(printable(finding));
-  if (findings.length > shown) render.warn(`and ${findings.length - shown} more: --json lists them all`);
-  render.summary({
-    ...{ run, restored, skipped, stillQueued: 0, alreadyDelivered: 0, deleted: 0, inDoubt, renamed, warnings },
-    ...{ notPlaced, unproven },
+async function agreesToRequeue({ render, globals, signal }: Context): Promise<boolean> {
+  render.warn(
+    "--requeue makes new mail of it: new ids and a new age, content filters and *_bcc_maps once more, one Received line more; " +
+      "what is on hold or in doubt is left out; what pickup has taken can't be undone",
+  );
+  return await confirm("Send it as new mail?", globals.yes === true, signal);
+}
+
+function configure({ context, source, configDirectory, choice, stored }: Restoration): Promise<RestoredConfiguration> {
+  const target = { name: choice.instance, configDirectory };
+  return restoreConfiguration(context, source, target, {
+    dryRun: false,
+    expectedKey: stored?.configuration ?? undefined,
   });
-  const proof = unproven.length === 0 ? "every one read back and proven" : `${unproven.length} findings`;
-  render.text(`${restored} messages restored into ${queueDirectory} (${proof}), ${skipped} not placed; run ${run}`);
+}
+
+async function placeMail(restoration: Restoration, configuration: RestoredConfiguration | undefined): Promise<number> {
+  const { context, source, stored } = restoration;
+  const { processors } = context.config.limits;
+  await using reader = new PackReader({ identities: source.identities, processors });
+  const request = await requestOf(restoration);
+  const mail = stored?.mail;
+  const reconfigured = configuration !== undefined;
+  const approve = mail && ((prepared: Prepared) => approved(mail, prepared, { reconfigured }));
+  const claiming = await claimingOf(restoration, request.instance);
+  const report = await restoreInto({ ...request, reader, processors, claiming, approve: approve ?? undefined });
+  const more = configuration === undefined ? {} : { configuration: configuration.summary };
+  tellReport(context, report, request.instance.queueDirectory, more);
+  if (report.unproven.length > 0) return 13;
+  if (report.notPlaced.length === 0)
+    context.render.detail(`the journal of run ${report.run} is in ${context.stateDirectory}/runs`);
+  return report.notPlaced.length > 0 ? 3 : 0;
+}
+
+/** Each time anew: a configuration that was restored may have changed the instance. */
+async function requestOf({
+  context,
+  source,
+  configDirectory,
+  choice,
+  options,
+  stored,
+}: Restoration): Promise<PlanRequest> {
+  const { stateDirectory, clock, signal, cwd } = context;
+  return {
+    ...{ source, choice, stateDirectory, clock, signal },
+    instance: await loadInstance(configDirectory),
+    // What the logs proved is in a plan that was signed off.
+    deliveredLog: stored === undefined ? options.deliveredLog?.map((file) => resolve(cwd, file)) : undefined,
+    now: stored === undefined ? undefined : Date.parse(stored.time),
+    report: (event) => tell(context, event),
+  };
+}
+
+async function claimingOf(
+  { context, source, choice, options }: Restoration,
+  instance: PostfixInstance,
+): Promise<Claiming | undefined> {
+  if (options.withoutClaim === true) {
+    context.render.warn(
+      "no claim is made: be certain that nobody else restores this mail, and that its old host stays off",
+    );
+    return undefined;
+  }
+  const { clock, signal } = context;
+  const { snapshot, id } = source.signed;
+  return claimsOf({
+    ...{ repository: source.repository, key: await context.signingKey(), trusted: await context.trustedKeys() },
+    ...{ host: snapshot.host, snapshot: id, by: context.config.host ?? instance.host, into: instance.name },
+    ...{ shard: choice.selection.shard, clock, signal },
+  });
 }

@@ -1,0 +1,151 @@
+import { createHash } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
+import { z } from "zod";
+import { OperatorError } from "../errors.ts";
+import { entryKey, type MessageEntry } from "../snapshot/manifest.ts";
+import { forecast } from "./forecast.ts";
+import { choiceText, type PlannedMessage, type RestorePlan, type SkippedMessage } from "./plan.ts";
+import type { Prepared } from "./prepare.ts";
+import { type ComparableTarget, comparableTarget } from "./target.ts";
+
+/** A plan as it is written down for a second person: messages by their keys, addresses and ids in clear. */
+export interface StoredPlan {
+  readonly type: "spoolsafe-restore-plan";
+  readonly format: 1;
+  readonly spoolsafe: string;
+  /** RFC 3339, UTC: the moment by which ages were told. */
+  readonly time: string;
+  readonly snapshot: string;
+  /** Of the snapshot. */
+  readonly instance: string;
+  readonly configDirectory: string;
+  /** Key of the plan for the configuration; null when it is left alone. */
+  readonly configuration: string | null;
+  /** Null when only the configuration is restored. */
+  readonly mail: StoredMail | null;
+}
+
+export interface StoredMail
+  extends Pick<RestorePlan, "source" | "choice" | "delivered" | "deleted" | "remark" | "forecasts" | "log" | "needs"> {
+  readonly target: ComparableTarget;
+  readonly place: readonly (Omit<PlannedMessage, "message"> & { readonly key: string })[];
+  readonly skip: readonly (Omit<SkippedMessage, "message"> & { readonly key: string })[];
+}
+
+/** The part of a plan that is about mail. */
+export function storedMail(plan: RestorePlan): StoredMail {
+  const { source, choice, target, place, skip, delivered, deleted, remark, forecasts, log, needs } = plan;
+  return {
+    ...{ source, choice, target: comparableTarget(target) },
+    place: place.map(({ message, ...rest }) => ({ key: entryKey(message), ...rest })),
+    skip: skip.map(({ message, ...rest }) => ({ key: entryKey(message), ...rest })),
+    ...{ delivered, deleted, remark, forecasts, log, needs },
+  };
+}
+
+/** A plan's text, and the digest by which two people make sure that they mean the same one. */
+export function formatPlan(plan: Omit<StoredPlan, "type" | "format">): { text: string; digest: string } {
+  const body = JSON.stringify({ type: "spoolsafe-restore-plan", format: 1, ...plan }, null, 1);
+  const digest = digestOfBody(body);
+  return { text: `${JSON.stringify({ digest })}\n${body}\n`, digest };
+}
+
+function digestOfBody(body: string): string {
+  return createHash("sha256").update(body).digest("hex");
+}
+
+/** What has to be right before the rest is looked at: the digest says that it is what we wrote. */
+const shape = z.looseObject({ type: z.literal("spoolsafe-restore-plan"), format: z.literal(1) });
+
+/**
+ * @param where the file's name, for errors
+ * @throws OperatorError `usage` when it is no plan, or has been changed since it was written
+ */
+export function parsePlan(text: string, where: string): { plan: StoredPlan; digest: string } {
+  const [first = "", ...rest] = text.split("\n");
+  const body = rest.join("\n").trimEnd();
+  const said = /^\{"digest":"([0-9a-f]{64})"\}$/.exec(first)?.[1];
+  if (said === undefined) throw notAPlan(where, "it is no plan of a restore");
+  if (said !== digestOfBody(body)) throw notAPlan(where, "it was changed after it was written");
+  const value: unknown = JSON.parse(body);
+  if (!shape.safeParse(value).success) throw notAPlan(where, "it is a plan of another version");
+  return { plan: value as StoredPlan, digest: said };
+}
+
+function notAPlan(where: string, what: string): OperatorError {
+  return new OperatorError("usage", `${where}: ${what}`, {
+    hints: ["write one: spoolsafe restore SNAP --into CONFIG_DIR --plan FILE"],
+  });
+}
+
+/**
+ * The plan to carry out: the stored one, if what it was made from is still so.
+ *
+ * @param reconfigured whether the target's configuration was restored since, and its facts compared before that
+ * @throws OperatorError `refused` that lists what has changed in the target since
+ */
+export function approved(
+  stored: StoredMail,
+  { manifest, plan }: Pick<Prepared, "manifest" | "plan">,
+  { reconfigured }: { readonly reconfigured: boolean } = { reconfigured: false },
+): RestorePlan {
+  const facts = reconfigured ? [] : targetChanges(stored, plan);
+  const changes = [...sourceChanges(stored, plan), ...facts, ...mailChanges(stored, plan)];
+  if (changes.length > 0) throw changed(changes);
+  const entries = new Map(manifest.messages.map((message) => [entryKey(message), message]));
+  const place = stored.place.map(({ key, ...rest }) => ({ message: known(entries, key), ...rest }));
+  const skip = stored.skip.map(({ key, ...rest }) => ({ message: known(entries, key), ...rest }));
+  const { delivered, deleted, remark, log, needs } = stored;
+  const forecasts = forecast(place, plan.source, plan.target);
+  return { ...plan, place, skip, delivered, deleted, remark, forecasts, log, needs };
+}
+
+function sourceChanges(stored: StoredMail, { source, choice }: RestorePlan): string[] {
+  return [
+    ...(stored.source.snapshot === source.snapshot ? [] : [`the plan is of snapshot ${stored.source.snapshot}`]),
+    ...(choiceText(stored.choice) === choiceText(choice) ? [] : ["the plan makes another choice"]),
+  ];
+}
+
+function targetChanges(stored: StoredMail, { target }: RestorePlan): string[] {
+  const now: Readonly<Record<string, unknown>> = { ...comparableTarget(target) };
+  const then: Readonly<Record<string, unknown>> = { ...stored.target };
+  return [...new Set([...Object.keys(now), ...Object.keys(then)])]
+    .filter((name) => !isDeepStrictEqual(now[name], then[name]))
+    .map((name) => `${name} was ${JSON.stringify(then[name])} and is ${JSON.stringify(now[name])}`);
+}
+
+/** Mail that has come into the target's queues since, or gone from them, so far as the plan speaks of it. */
+function mailChanges(stored: StoredMail, { skip }: RestorePlan): string[] {
+  const now = new Map(skip.map(({ message, kind, reason }) => [entryKey(message), { kind, reason }]));
+  const standing = new Set(["queued", "restored", "impossible"]);
+  const appeared = stored.place.flatMap(({ key }) => {
+    const fact = now.get(key);
+    return fact !== undefined && standing.has(fact.kind) ? [`${idOf(key)} was to be placed, and ${fact.reason}`] : [];
+  });
+  const gone = stored.skip.flatMap(({ key, kind, reason }) =>
+    standing.has(kind) && now.get(key)?.kind !== kind ? [`${idOf(key)}: ${reason}; that is no longer so`] : [],
+  );
+  return [...new Set([...appeared, ...gone])];
+}
+
+function idOf(key: string): string {
+  return key.split("/")[1] ?? key;
+}
+
+/** Changes named one by one. */
+const shown = 10;
+
+function changed(changes: readonly string[]): OperatorError {
+  const more = changes.length > shown ? [`and ${changes.length - shown} more`] : [];
+  const list = [...changes.slice(0, shown), ...more].join("; ");
+  return new OperatorError("refused", `the target is not as the plan found it: ${list}`, {
+    hints: ["make a new plan, and have it signed off: spoolsafe restore SNAP --into CONFIG_DIR --plan FILE"],
+  });
+}
+
+function known(entries: ReadonlyMap<string, MessageEntry>, key: string): MessageEntry {
+  const entry = entries.get(key);
+  if (entry !== undefined) return entry;
+  throw new OperatorError("refused", `the plan names ${idOf(key)}, which the snapshot does not have`);
+}

@@ -1,0 +1,40 @@
+import { utimesSync } from "node:fs";
+import type { PostfixInstance } from "../postfix/instance.ts";
+import { readLocks } from "../postfix/locks.ts";
+import { markDone } from "../postfix/marks.ts";
+import { locateInQueue } from "../postfix/spool.ts";
+import { digestOf } from "../system/digest.ts";
+import { readRegularFile } from "../system/files.ts";
+import { RunJournal, type RunRecord } from "./journal.ts";
+import type { Remark } from "./plan.ts";
+
+/**
+ * Mark recipients that are known to be served now in messages an earlier run put on hold: the newest marks win. A file that
+ * has left hold or that somebody works on is left alone.
+ *
+ * @returns how many messages were marked
+ */
+export function remark(instance: PostfixInstance, runs: readonly RunRecord[], wanted: readonly Remark[]): number {
+  let marked = 0;
+  for (const { id, inode, recipients } of wanted) {
+    const found = locateInQueue(instance, "hold", id);
+    if (found === undefined || String(found.stat.ino) !== inode) continue;
+    if (readLocks().has(found.stat.dev, found.stat.ino)) continue;
+    markDone(found.path, recipients);
+    utimesSync(found.path, found.stat.atimeMs / 1000, found.stat.mtimeMs / 1000);
+    record(runs, id, inode, found.path);
+    marked++;
+  }
+  return marked;
+}
+
+/** Without its new digest, the run that placed it would not know the file any more when it is undone. */
+function record(runs: readonly RunRecord[], id: string, inode: string, path: string): void {
+  for (const run of runs) {
+    const staged = run.staged.find((one) => one.id === id && one.inode === inode);
+    if (staged === undefined) continue;
+    const journal = RunJournal.reopen(run);
+    journal.restaged({ ...staged, digest: digestOf(readRegularFile(path).bytes).digest });
+    journal.close();
+  }
+}
