@@ -6,9 +6,10 @@ import {
   lstatSync,
   openSync,
   renameSync,
+  statSync,
   unlinkSync,
 } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { errnoOf, OperatorError } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { isLocked, readLocks } from "../postfix/locks.ts";
@@ -88,7 +89,8 @@ export interface UndoReport extends Omit<UndoPlan, "remove"> {
 export function planUndo(instance: PostfixInstance, record: RunRecord): UndoPlan {
   requireSameQueue(instance, record);
   const locks = readLocks();
-  const found = look(instance, record, pending(record), (_, { dev, ino }) => locks.has(dev, ino));
+  const settled = withReleased(record, releasedMeanwhile(instance, record));
+  const found = look(instance, settled, pending(record), (_, { dev, ino }) => locks.has(dev, ino));
   return {
     ...headOf(record),
     remove: found.flatMap((one) => (one.left === null ? [removable(one)] : [])),
@@ -168,14 +170,17 @@ interface Found {
 
 function takeAllBack(job: UndoJob, record: RunRecord): Found[] {
   const { instance, clock, signal, report } = job;
+  const out = releasedMeanwhile(instance, record);
+  const settled = withReleased(record, out);
   const journal = RunJournal.reopen(record);
   const found: Found[] = [];
   try {
+    if (out.length > 0) journal.released(out, clock.now());
     for (const staged of record.staged) if (record.undone.has(staged.number)) clearUp(instance, record.run, staged);
     const all = pending(record);
     for (let at = 0; at < all.length; at += batch) {
       signal?.throwIfAborted();
-      const some = look(instance, record, all.slice(at, at + batch), lockCheck(instance));
+      const some = look(instance, settled, all.slice(at, at + batch), lockCheck(instance));
       found.push(...takeBack(instance, record, journal, some, clock));
       report?.({ type: "looked", done: found.length, total: all.length });
     }
@@ -186,6 +191,28 @@ function takeAllBack(job: UndoJob, record: RunRecord): Found[] {
   if (record.phase === "ended") journal.close();
   else endInterrupted(job, record, journal, found);
   return found;
+}
+
+/**
+ * Of what a release that died was letting go, what it did let go. A file on hold that was moved after the journal's last line
+ * is one of them: somebody has put it on hold again since. To be asked, and noted, before a further line is written.
+ */
+function releasedMeanwhile(instance: PostfixInstance, record: RunRecord): number[] {
+  const { mtimeNs } = statSync(join(record.directory, "journal.jsonl"), { bigint: true });
+  const staged = record.staged.filter(({ number }) => record.releasing.has(number) && !record.released.has(number));
+  const isOut = ({ staged: one, at, path }: RunFile) => {
+    const temporary = temporaryOf(instance, record.run, one);
+    if (temporary !== undefined && isUntouched(temporary, one)) return false;
+    const stat = at === "hold" && path !== null ? lstatSync(path, { bigint: true, throwIfNoEntry: false }) : undefined;
+    return stat === undefined || stat.ctimeNs >= mtimeNs;
+  };
+  return whereabouts(instance, { ...record, staged })
+    .filter(isOut)
+    .map((file) => file.staged.number);
+}
+
+function withReleased(record: RunRecord, numbers: readonly number[]): RunRecord {
+  return { ...record, released: new Set([...record.released, ...numbers]) };
 }
 
 /** Messages between two looks at the locks, and between two syncs of the journal. */
@@ -214,10 +241,8 @@ function look(
     const temporary = temporaryOf(instance, record.run, file.staged);
     if (temporary?.nlink === 1n) return lookWaiting(instance, record, file, temporary, hasLock);
     if (file.path === null || file.at !== "hold") return { ...file, left: elsewhere[file.at] };
-    const { number } = file.staged;
-    if (record.released.has(number)) return { ...file, left: "it was released, and somebody has put it on hold again" };
-    if (record.releasing.has(number)) {
-      return { ...file, left: "its release had begun: Postfix may have had it in its hands since" };
+    if (record.released.has(file.staged.number)) {
+      return { ...file, left: "it was released, and somebody has put it on hold again" };
     }
     return { ...file, left: whyNotOurs(file.path, file, hasLock) };
   });
@@ -257,11 +282,14 @@ function lookWaiting(
 ): Found {
   const { staged } = file;
   const path = temporaryPath(instance, "message", record.run, staged.number);
-  const untouched = String(temporary.ctimeNs) === staged.changed;
-  const wasOut = record.releasing.has(staged.number) || record.released.has(staged.number);
-  const isOurs = untouched || (record.undoing.has(staged.number) && !wasOut);
-  if (!isOurs) return { ...file, at: "gone", path: null, left: elsewhere.gone };
+  const tookIt = record.undoing.has(staged.number) && !record.released.has(staged.number);
+  if (!isUntouched(temporary, staged) && !tookIt) return { ...file, at: "gone", path: null, left: elsewhere.gone };
   return { ...file, at: "waiting", path, left: whyNotOurs(path, file, hasLock) };
+}
+
+/** Nobody has linked or unlinked it since it was staged. */
+function isUntouched({ ctimeNs, nlink }: BigIntStats, { changed }: StagedMessage): boolean {
+  return nlink === 1n && String(ctimeNs) === changed;
 }
 
 /** @returns null for a file that is as it was placed and that nobody delivers */

@@ -12,6 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { loadTrustedKeys, type SigningKey } from "../../src/crypto/sign.ts";
 import type { PostfixInstance } from "../../src/postfix/instance.ts";
@@ -162,6 +163,10 @@ describe("an undo of a run that has ended", () => {
       journal.releasing([6, 7]);
       journal.released([6], noon * 1000);
     });
+    await delay(20); // the clock of a file's times goes in steps
+    const moved = join(instance.queueDirectory, "deferred", id(7));
+    renameSync(made.path(7), moved);
+    renameSync(moved, made.path(7));
     to(8, "active");
     const lock = await tryLock(made.path(9));
     const before = filesOf(instance);
@@ -179,7 +184,7 @@ describe("an undo of a run that has ended", () => {
       [id(4), "hold", expect.stringContaining("another time")],
       [id(5), "gone", expect.stringContaining("left the queue")],
       [id(6), "hold", expect.stringContaining("on hold again")],
-      [id(7), "hold", expect.stringContaining("release had begun")],
+      [id(7), "hold", expect.stringContaining("on hold again")],
       [id(8), "active", expect.stringContaining("may be delivering")],
       [id(9), "hold", expect.stringContaining("lock")],
     ]);
@@ -191,13 +196,28 @@ describe("an undo of a run that has ended", () => {
     });
     expect([...before.keys()].filter((name) => !filesOf(instance).has(name)).sort()).toEqual(gone.sort());
     expect(await claimed(made)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-    expect(record(made.run).claim).toBe(report.claim);
+    expect(record(made.run)).toMatchObject({ claim: report.claim, released: new Set([6, 7]), releasing: new Set() });
 
     // Somebody sorts one of them out, and undoes again.
     chmodSync(made.path(3), 0o700);
     const again = await undo(made.run);
     expect(again).toMatchObject({ removed: [{ queueId: id(3) }, { queueId: id(9) }], undoneBefore: 1 });
     expect(await claimed(made)).toEqual([0, 1, 2, 4, 5, 6, 7, 8]);
+  });
+
+  test("after a release that died takes back what that had announced and not let go", async () => {
+    const made = await restored([held, held, { bytes, queue: "maildrop", waits: true }]);
+    journaled(made, (journal) => journal.releasing([0, 1, 2]));
+    await delay(20);
+    renameSync(made.path(1), join(instance.queueDirectory, "deferred", basename(made.path(1))));
+    const report = await undo(made.run);
+    expect(report.removed.map(({ from, at }) => [from, at])).toEqual([
+      ["7E48C16210F", "hold"],
+      ["7E48C162111", "waiting"],
+    ]);
+    expect(report.left).toMatchObject([{ from: "7E48C162110", at: "deferred" }]);
+    expect(record(made.run)).toMatchObject({ released: new Set([1]), undone: new Set([0, 2]) });
+    expect(await claimed(made)).toEqual([1]);
   });
 
   test("leaves a log that Postfix has written since under the name of a message", async () => {
