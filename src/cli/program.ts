@@ -188,24 +188,81 @@ export function buildProgram(perform: Perform) {
   program.commandsGroup("Recover:");
   program
     .command("restore")
-    .description("Bring a snapshot back: as plain files, or into a stopped Postfix instance with an empty queue.")
+    .description("Bring a snapshot back: as plain files, or into a Postfix instance.")
     .argument("<snap>", snapHelp)
     .option("--to <dir>", "plain files below this directory; no Postfix needed")
+    .option("--into <config-dir>", "queue files into the instance with this configuration: stopped, its queue empty")
+    .option(
+      "--merge",
+      "into an instance that already has mail, running or not; everything on hold unless told otherwise",
+    )
+    .option("--requeue", "through maildrop, as new mail with a new age: for mail that would expire")
     .addOption(
-      new Option("--into <config-dir>", "queue files into the instance with this configuration").conflicts("to"),
+      new Option("--land <where>", "back to where it was, or everything on hold until `release`").choices([
+        "original",
+        "hold",
+      ] as const),
     )
     .addOption(
-      new Option("--land <where>", "with --into: back to where it was, or everything on hold")
-        .choices(["original", "hold"] as const)
-        .conflicts("to"),
+      new Option(
+        "--only <key=value>",
+        "queue, sender, recipient, domain, id, older-than, ...: all must match",
+      ).argParser(collect),
     )
+    .option("--shard <k/n>", "one of n equal shares, every message in exactly one; needs a snapshot's id")
+    .option("--delivered-log <file...>", "surviving mail logs: what they prove delivered is not sent again")
+    .option("--restore-deleted", "also what the logs say an administrator deleted")
+    .option("--again", "also what earlier restores placed here: what was delivered since is delivered again")
+    .option("--with-config", "the configuration too: shows a diff, keeps what it replaces")
+    .option("--config-only", "only the configuration")
+    .option("--without-claim", "claim nothing: when it is certain that no other host restores this mail")
     .option("--dry-run", "print the plan, touch nothing")
+    .option("--plan <file>", "write the plan, for somebody to sign off; touch nothing else")
+    .option("--apply <file>", "do exactly that plan; refused when the target has changed")
     .addHelpText(
       "after",
-      examples("spoolsafe restore latest --to /srv/mx1", "spoolsafe restore latest --into /etc/postfix"),
+      examples(
+        "spoolsafe restore latest --to /srv/mx1",
+        "spoolsafe restore latest --into /etc/postfix --dry-run",
+        "spoolsafe restore latest --into /etc/postfix --merge --delivered-log /srv/mx1/mail.log*",
+        "spoolsafe restore 44e8753a5caf --into /etc/postfix --merge --shard 1/3",
+        "spoolsafe restore latest --into /etc/postfix --merge --only recipient=*@a.test --only older-than=2d",
+      ),
     )
     .action((snap, options) =>
       start(async (context) => (await import("./commands/restore.ts")).run(context, snap, options)),
+    );
+  program
+    .command("release")
+    .description("Let the mail go that a restore put on hold: not what an administrator held, nor what is in doubt.")
+    .argument("<run>", "the restore's run, or the beginning of its name")
+    .addOption(
+      new Option(
+        "--rate <n/min>",
+        "so many messages a minute, oldest first, domains in turn; waits while most come back",
+      ).argParser(perMinute),
+    )
+    .option("--in-doubt", "also what may have been delivered already: some may get it twice")
+    .option("--without-claims", "ask for no claims: when it is certain that no other host took the mail over")
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe release 20261124T020000-5f3a9c01",
+        "spoolsafe release 20261124T02 --rate 500/min",
+        "spoolsafe release 20261124T02 --in-doubt",
+      ),
+    )
+    .action((name, options) =>
+      start(async (context) => (await import("./commands/release.ts")).run(context, name, options)),
+    );
+  program
+    .command("undo")
+    .description("Take back what a restore put on hold and nobody has touched since, or the configuration it replaced.")
+    .argument("<run>", "the restore's run, or the beginning of its name")
+    .option("--dry-run", "say what would be removed, touch nothing")
+    .addHelpText("after", examples("spoolsafe undo 20261124T02 --dry-run", "spoolsafe undo 20261124T020000-5f3a9c01"))
+    .action((name, options) =>
+      start(async (context) => (await import("./commands/undo.ts")).run(context, name, options)),
     );
   const holds = program
     .command("holds")
@@ -271,6 +328,13 @@ function percent(value: string): number {
   const number = /^\d+(\.\d+)?%?$/.test(value) ? Number.parseFloat(value) : 0;
   if (number <= 0 || number > 100) throw new InvalidArgumentError("It must be more than 0% and at most 100%.");
   return number;
+}
+
+/** "500/min" or "500" as 500. */
+function perMinute(value: string): number {
+  const [, number = ""] = /^(\d+)(?:\/min)?$/.exec(value) ?? [];
+  if (!(Number(number) >= 1)) throw new InvalidArgumentError("It must be a number of messages a minute, as 500/min.");
+  return Number(number);
 }
 
 /** For a flag that may be given more than once. */

@@ -13,7 +13,20 @@ beforeAll(async () => {
 });
 afterAll(() => destroyScratch(directory));
 
-const commands = ["init", "doctor", "key", "backup", "snapshots", "ls", "show", "verify", "restore", "holds"];
+const commands = [
+  "init",
+  "doctor",
+  "key",
+  "backup",
+  "snapshots",
+  "ls",
+  "show",
+  "verify",
+  "restore",
+  "release",
+  "undo",
+  "holds",
+];
 
 describe("help", () => {
   test("lists the groups and exactly the commands that exist", async () => {
@@ -48,10 +61,7 @@ describe("wrong usage is exit 2, with the nearest right thing", () => {
     ],
     [["backup", "--mode", "fast"], "Allowed choices are hold, freeze, live."],
     [["verify", "--sample", "0%"], "It must be more than 0% and at most 100%."],
-    [
-      ["restore", "latest", "--to", "/x", "--into", "/y"],
-      "option '--into <config-dir>' cannot be used with option '--to <dir>'",
-    ],
+    [["restore", "latest", "--to", "/x", "--into", "/y"], "--to and --into exclude each other"],
     [["key"], "a command is missing"],
     [[], "a command is missing"],
   ])("%j", async (args, message) => {
