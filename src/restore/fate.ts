@@ -37,15 +37,24 @@ export interface Question {
  * id after another.
  */
 export class FateFinder {
-  /** Trails that messages of the snapshot were handed on to. */
-  readonly followed = new Set<Trail>();
+  /** Trails of the snapshot's messages, and those they were handed on to. */
+  readonly followed: Set<Trail>;
+  /** Trails of the snapshot's messages. */
+  private readonly kept: ReadonlySet<Trail>;
   private readonly log: LogEvidence;
   private readonly gaps: readonly LogGap[];
   private readonly ownAddresses: ReadonlySet<string>;
   private readonly recipients = new Map<Trail, LoggedRecipients>();
   private readonly strangers = new WeakMap<ReadonlySet<string>, Map<Trail, readonly LoggedRecipient[]>>();
 
-  constructor(log: LogEvidence, gaps: readonly LogGap[], ownAddresses: readonly string[]) {
+  constructor(
+    log: LogEvidence,
+    gaps: readonly LogGap[],
+    ownAddresses: readonly string[],
+    kept: ReadonlySet<Trail> = new Set(),
+  ) {
+    this.kept = kept;
+    this.followed = new Set(kept);
     this.log = log;
     this.gaps = gaps;
     this.ownAddresses = new Set(ownAddresses);
@@ -75,6 +84,9 @@ export class FateFinder {
   /** What became of a message handed on as another, for one of its recipients; the other's recipients may be others. */
   follow(trail: Trail, from: Pick<Question, "address" | "kin" | "path">): Fate {
     if (from.path.includes(trail)) return inDoubt(`it was handed round in a circle, and came again as ${trail.id}`);
+    // A backup that reads a message before and after it is handed on has it twice: the later one is for its recipients.
+    if (this.kept.has(trail))
+      return done(`it was handed on as ${trail.id}, which is in the snapshot as well`, trail.lines[0]?.record);
     this.followed.add(trail);
     const ask = (lines: readonly TrailLine[]) =>
       this.fateOf({ ...from, trail, lines, ...unknown, path: [...from.path, trail] });
@@ -277,6 +289,7 @@ export class FateFinder {
         : inDoubt(`it failed for good, and lines about its notice ${id} are missing`, line.record);
     }
     this.followed.add(notice);
+    if (this.kept.has(notice)) return done(`it failed for good, and its notice ${id} is in the snapshot`, line.record);
     if (notice.end === "canceled" || notice.end === "deleted")
       return done(`it failed for good, and its notice ${id} was given up`, line.record);
     const fate = this.follow(notice, {

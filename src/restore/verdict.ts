@@ -37,7 +37,7 @@ export interface JudgeWindow {
 
 export interface Judgement {
   readonly messages: readonly MessageVerdict[];
-  /** What the snapshot's messages had become when the log ended: not mail that was accepted later. */
+  /** What the snapshot's messages are in the log, and what they had become: not mail that was accepted later. */
   readonly followed: ReadonlySet<Trail>;
   /** What makes the whole log doubtful, such as a wrong time zone. */
   readonly warnings: readonly string[];
@@ -61,7 +61,7 @@ export function watchOf(messages: readonly MessageEntry[]): Watch {
  * - `in-doubt`: it may have been delivered; the log can't tell.
  */
 export function judge(messages: readonly MessageEntry[], log: LogEvidence, window: JudgeWindow): Judgement {
-  const judgement = new Judging(log, window);
+  const judgement = new Judging(messages, log, window);
   return {
     messages: messages.map((message) => ({ message, recipients: judgement.message(message).map(toVerdict) })),
     followed: judgement.fates.followed,
@@ -88,17 +88,21 @@ class Judging {
   private readonly gaps: readonly LogGap[];
   /** Differences between the clock of the snapshot and that of the log, of messages that are surely the same. */
   private readonly differences: number[] = [];
+  private readonly bindings: ReadonlyMap<MessageEntry, Trail | "other clock" | undefined>;
 
-  constructor(log: LogEvidence, window: JudgeWindow) {
+  constructor(messages: readonly MessageEntry[], log: LogEvidence, window: JudgeWindow) {
     this.log = log;
     this.window = window;
     this.gaps = gapsOf(log, window);
-    this.fates = new FateFinder(log, this.gaps, window.ownAddresses ?? []);
+    const queued = messages.filter(({ queue }) => queue !== "maildrop");
+    this.bindings = new Map(queued.map((message) => [message, this.bind(message)]));
+    const kept = [...this.bindings.values()].filter((bound) => typeof bound === "object");
+    this.fates = new FateFinder(log, this.gaps, window.ownAddresses ?? [], new Set(kept));
   }
 
   message(message: MessageEntry): Fate[] {
     if (message.queue === "maildrop") return this.ofMaildrop(message);
-    const bound = this.bind(message);
+    const bound = this.bindings.get(message);
     if (bound === "other clock") {
       return eachPending(message, () => inDoubt("the log has this message at another time: its time zone is another"));
     }

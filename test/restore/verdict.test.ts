@@ -281,6 +281,41 @@ describe("mail handed on inside this system", () => {
     expect((await judged(log)).recipients[0]).toMatchObject({ verdict: "done", reason: "it was delivered" });
   });
 
+  test.each([
+    { what: "it was queued as", said: queuedAs },
+    { what: "a filter made of it", said: "250 2.0.0 looks clean" },
+  ])("as $what, which the snapshot has as well: done, and the other is delivered", async ({ said }) => {
+    const at = clockTime("12:00:01");
+    const other = { queueId: "0AAAAAAAA", created: String(at), arrival: at, mtime: at, queue: "active" } as const;
+    const messages = [queued({ inFlight: true, contentFilter: "smtp:[127.0.0.1]:10024" }), queued(other)];
+    const log = `${before}
+      12:00:01 ${fromFilter}
+      12:00:01 cleanup 0AAAAAAAA: message-id=<1@src.test>
+      ${attempt("12:00:01", `sent (${said})`, { relay })}${removed("12:00:01")}
+      ${attempt("12:00:02", "deferred (later)", { of: "0AAAAAAAA", since: "12:00:01" })}`;
+    const { recipients, evidence, judgement } = await judged(log, { messages });
+    expect(recipients).toMatchObject([
+      { verdict: "done", reason: "it was handed on as 0AAAAAAAA, which is in the snapshot as well" },
+      { verdict: "deliver" },
+    ]);
+    expect(acceptedLater(evidence, snapshotTime, judgement.followed)).toEqual([]);
+  });
+
+  test("as a notice to its sender, which the snapshot has as well: done", async () => {
+    const at = clockTime("12:00:01");
+    const notice = { queueId: "0AAAAAAAA", created: String(at), arrival: at, messageId: "<n@mx.test>", sender: "" };
+    const messages = [queued(), queued({ ...notice, recipients: to("s@src.test") })];
+    const log = `${before}${attempt("12:00:01", "bounced (550)")}
+      12:00:01 cleanup 0AAAAAAAA: message-id=<n@mx.test>
+      12:00:01 bounce ${id}: sender non-delivery notification: 0AAAAAAAA${removed("12:00:01")}
+      ${attempt("12:00:02", "deferred (later)", { of: "0AAAAAAAA", address: "s@src.test", from: "", since: "12:00:01" })}`;
+    const { recipients } = await judged(log, { messages });
+    expect(recipients).toMatchObject([
+      { verdict: "done", reason: "it failed for good, and its notice 0AAAAAAAA is in the snapshot" },
+      { verdict: "deliver" },
+    ]);
+  });
+
   test("as an id of another system that happens to be one of ours: done", async () => {
     const other = `\n12:04:59 cleanup 0AAAAAAAA: message-id=<other@x>`;
     expect(await verdictOf(other + attempt("12:05:00", "sent (250 Ok: queued as 0AAAAAAAA)"))).toMatchObject({
