@@ -30,6 +30,7 @@ export function reportOf(outcome: Outcome): RestoreReport {
     const problem = proof.messages.get(id);
     return problem === undefined ? [] : [{ queueId: entry.queueId, problem }];
   });
+  const ours = all.filter(({ message }) => message.role === "restore");
   const inDoubt = doubtfulOf(
     all.map(({ entry, message }) => ({ message: entry, ...message })),
     run.judged,
@@ -39,7 +40,8 @@ export function reportOf(outcome: Outcome): RestoreReport {
     claim: run.claim,
     restored: new Set(all.map(({ entry }) => entryKey(entry))).size,
     ...skippedOf(plan, dropped),
-    awaitingRelease: all.filter(({ message }) => message.role === "restore").length,
+    awaitingRelease: ours.filter(({ message }) => message.inDoubt === null).length,
+    awaitingDecision: ours.filter(({ message }) => message.inDoubt !== null).length,
     alreadyDelivered: plan.delivered,
     deleted: plan.deleted,
     inDoubt,

@@ -1,5 +1,6 @@
 import { lstatSync } from "node:fs";
 import { recordPlaced } from "../holds/placed.ts";
+import { recordReleased } from "../holds/released.ts";
 import { release, scanDeferred, scanMaildrop } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import type { Clock } from "../system/clock.ts";
@@ -49,16 +50,16 @@ export async function placeRest(placing: Placing): Promise<Placed> {
   const [first, then] = partition(rest.toPlace, ({ message }) => isHeldFirst(route, message.queue));
   const held = first.map((placement) => placer.place(placement, "hold"));
   placer.sync();
-  const heldProof = route === "fresh" ? undefined : await prove(placing, held);
+  const heldProof = route === "merge" ? await prove(placing, held) : undefined;
   journal.visible();
   const live = then.map((placement) => placer.place(placement));
   placer.sync();
   sweepTemporaries(instance, journal.run, new Set(rest.waiting.map(({ number }) => number))); // of what was not proven
   const placed = [...held, ...live];
-  const proof = heldProof ?? (await prove(placing, placed));
+  const proof = heldProof ?? (isTakenAtOnce(placing) ? nothingFound : await prove(placing, placed));
   placing.check();
   if (route === "merge") await releaseLive(placing, proof, [...held, ...rest.placed]);
-  if (route === "requeue" && placing.running) await scanMaildrop(instance);
+  if (placing.running && live.some(({ message }) => message.queue === "maildrop")) await scanMaildrop(instance);
   return { placed, proof, movedAside: placer.movedAside };
 }
 
@@ -66,6 +67,13 @@ export async function placeRest(placing: Placing): Promise<Placed> {
 function isHeldFirst(route: Route, queue: PlacedMessage["message"]["queue"]): boolean {
   return queue === "hold" || (route === "merge" && queue === "deferred");
 }
+
+/** pickup may take new mail before anybody looks where it was put; its bytes were proven when they were staged. */
+function isTakenAtOnce({ route, running }: Placing): boolean {
+  return route === "requeue" && running;
+}
+
+const nothingFound: PlacementProof = { messages: new Map(), queue: [], changed: [] };
 
 async function prove({ instance, route, rest, report }: Placing, placed: readonly PlacedMessage[]) {
   report?.({ type: "step", step: "check", messages: placed.length });
@@ -77,7 +85,7 @@ async function prove({ instance, route, rest, report }: Placing, placed: readonl
  * the journal, which knows what was released before.
  */
 async function releaseLive(
-  { instance, journal, running, clock, report }: Placing,
+  { instance, stateDirectory, journal, running, clock, report }: Placing,
   proof: PlacementProof,
   candidates: readonly PlacedMessage[],
 ): Promise<void> {
@@ -96,6 +104,12 @@ async function releaseLive(
     ready.map(({ id }) => id),
   );
   const left = ready.filter(({ path, inode }) => inodeOf(path) !== inode);
+  // An administrator who holds one of them later is not to be taken for us.
+  recordReleased(stateDirectory, instance, {
+    run: journal.run,
+    time: new Date(clock.now()).toISOString(),
+    ids: left.map(({ id }) => id),
+  });
   journal.released(
     left.map(({ message }) => message.number),
     clock.now(),

@@ -45,6 +45,8 @@ export interface RestoreReport {
   readonly notSelected: number;
   /** On hold for `release`, mail of maildrop that waits for it included. */
   readonly awaitingRelease: number;
+  /** On hold because they are in doubt, for `release --in-doubt`. */
+  readonly awaitingDecision: number;
   readonly alreadyDelivered: readonly ServedRecipient[];
   readonly deleted: readonly ServedRecipient[];
   readonly inDoubt: readonly DoubtfulRecipient[];

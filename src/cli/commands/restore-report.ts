@@ -157,8 +157,12 @@ export function tellReport(context: Context, report: RestoreReport, queueDirecto
   );
   tellServed(context, alreadyDelivered, deleted);
   tellBound(context, report.bound);
-  if (report.awaitingRelease > 0) {
-    render.text(`${report.awaitingRelease} messages wait for you: spoolsafe release ${report.run}`);
+  const { awaitingRelease, awaitingDecision, run } = report;
+  if (awaitingRelease > 0) render.text(`${awaitingRelease} messages are on hold until: spoolsafe release ${run}`);
+  if (awaitingDecision > 0) {
+    render.text(
+      `${awaitingDecision} messages in doubt are on hold; to send them all the same: spoolsafe release ${run} --in-doubt`,
+    );
   }
 }
 
