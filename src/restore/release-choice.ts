@@ -6,6 +6,7 @@ import type { PostfixInstance } from "../postfix/instance.ts";
 import type { QueueRecipient } from "../postfix/message.ts";
 import { bufferSource, descriptorSource, QueueFileDamaged, readQueueFile } from "../postfix/queue-file.ts";
 import { claimDigester } from "../snapshot/claim.ts";
+import { parseMessageKey } from "../snapshot/manifest.ts";
 import { readDescriptor } from "../system/files.ts";
 import type { RunMessage, RunRecord } from "./journal.ts";
 import { type SpoolPlace, temporaryPath } from "./place.ts";
@@ -114,15 +115,14 @@ function notReleased({ staged }: RunFile, reason: string): NotReleased {
 /** @returns the claim that has taken a message of this run, if one has */
 function claimantOf(
   claims: readonly FencingClaim[],
-  { host, instance }: RunRecord,
+  { host }: RunRecord,
 ): (message: RunMessage) => FencingClaim | undefined {
   const takers = claims
     .filter(({ claim }) => claim.host === host)
     .map((claim) => ({ claim, digester: claimDigester(claim.claim) }));
   return ({ key }) => {
-    const [queueId = "", created = "", content = ""] = key.split("/").slice(-3);
-    return takers.find(({ claim, digester }) => claim.digests.has(digester.of({ instance, queueId, created, content })))
-      ?.claim;
+    const identity = parseMessageKey(key);
+    return takers.find(({ claim, digester }) => claim.digests.has(digester.of(identity)))?.claim;
   };
 }
 

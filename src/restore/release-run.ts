@@ -38,9 +38,9 @@ export function waitingIn({ phase, outcome, messages, staged, released, undone }
   }).length;
 }
 
-/** @throws OperatorError `refused` for a run that is not over, placed nothing, or was into another queue than this */
+/** @throws OperatorError `refused` for a run that is not over, placed nothing, is half undone, or was into another queue */
 export function requireReleasable(record: RunRecord, instance: Pick<PostfixInstance, "queueDirectory">): RunRecord {
-  const { run, phase, outcome, target } = record;
+  const { run, phase, outcome, target, undoing } = record;
   if (outcome === "abandoned" || phase === "started" || phase === "planned") {
     throw new OperatorError("refused", `run ${run} placed nothing`, {
       hints: [`restore it again: ${commandOf(record)}`],
@@ -49,6 +49,11 @@ export function requireReleasable(record: RunRecord, instance: Pick<PostfixInsta
   if (phase !== "ended") {
     throw new OperatorError("refused", `run ${run} was interrupted while it placed mail`, {
       hints: [`finish it first: ${commandOf(record)}`],
+    });
+  }
+  if (undoing.size > 0) {
+    throw new OperatorError("refused", `run ${run} is being taken back: an undo of it was interrupted`, {
+      hints: [`finish that first: spoolsafe undo ${run}`],
     });
   }
   if (!isSameQueue(target, queueIdentity(instance.queueDirectory))) {

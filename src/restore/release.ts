@@ -209,7 +209,8 @@ async function letGo(job: ReleaseJob, hands: ReleasingHands, { release: mail }: 
     }
     return { released: mail.length, pauses: 0, gaveUp: false, reason: null };
   } catch (error) {
-    throw signal?.aborted && error === signal.reason ? stopped(job, error, hands.remaining) : error;
+    const another = error instanceof OperatorError && error !== signal?.reason;
+    throw signal?.aborted && !another ? stopped(job, signal.reason, hands.remaining) : error;
   }
 }
 

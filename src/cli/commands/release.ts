@@ -1,5 +1,5 @@
 import { OperatorError } from "../../errors.ts";
-import { foreignClaims, type OwnClaims } from "../../holds/fence.ts";
+import { foreignClaims } from "../../holds/fence.ts";
 import { type FencingClaim, type FencingClaims, gatherFencingClaims } from "../../holds/fence-claims.ts";
 import { loadInstance, type PostfixInstance } from "../../postfix/instance.ts";
 import type { RunRecord } from "../../restore/journal.ts";
@@ -68,8 +68,8 @@ function commandOf({ run: name }: Pick<RunRecord, "run">, { rate, inDoubt, witho
 }
 
 /**
- * The standing claims of others on mail of the host that this run's mail is of. Its own claim doesn't count, nor what that
- * one declared void; but once that one is withdrawn, the host it speaks of delivers its mail itself.
+ * The standing claims of others on mail of the host that this run's mail is of. Its own don't count, nor what they declared
+ * void; but once they are withdrawn, the host they speak of delivers its mail itself.
  */
 async function claimsOfOthers(
   context: Context,
@@ -79,11 +79,13 @@ async function claimsOfOthers(
   const found = await gather(context, record);
   tellStrangers(context, found);
   if (found.failure !== null) throw unknownClaims(found.failure);
-  const withdrawn = found.withdrawn.find(({ id }) => id === record.claim);
-  if (withdrawn !== undefined) throw isWithdrawn(record, withdrawn.id);
-  const own: OwnClaims = await ownClaims(context);
-  const ours = [record.claim, ...(found.claims.find(({ id }) => id === record.claim)?.claim.overrules ?? [])];
-  return foreignClaims(found.claims, own, instance).filter(({ id }) => !ours.includes(id));
+  const own = await ownClaims(context);
+  const isOurs = ({ id, claim }: Pick<FencingClaim, "id" | "claim">) =>
+    id === record.claim || (claim.run === record.run && claim.writer === own.writer);
+  const ours = found.claims.filter(isOurs);
+  if (ours.length === 0 && found.withdrawn.some(isOurs)) throw isWithdrawn(record);
+  const aside = new Set(ours.flatMap(({ id, claim }) => [id, ...claim.overrules]));
+  return foreignClaims(found.claims, own, instance).filter(({ id }) => !aside.has(id));
 }
 
 async function gather(context: Context, { host }: RunRecord): Promise<FencingClaims> {
@@ -105,10 +107,10 @@ function unknownClaims(cause: OperatorError): OperatorError {
   });
 }
 
-function isWithdrawn({ run: name, host }: RunRecord, claim: string): OperatorError {
+function isWithdrawn({ run: name, host }: RunRecord): OperatorError {
   return new OperatorError(
     "refused",
-    `the claim ${claim.slice(0, 8)} of run ${name} has been withdrawn: ${host} delivers its mail itself`,
+    `the claim of run ${name} has been withdrawn: ${host} delivers its mail itself from then on`,
     { hints: [`once it is certain that ${host} delivers none of it: add --without-claims`] },
   );
 }

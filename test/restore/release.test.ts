@@ -1,0 +1,218 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import type { RunMessage } from "../../src/restore/journal.ts";
+import { fateOf } from "../../src/restore/release-choice.ts";
+import { batchesOf, domainsInTurn, oldestFirst, paceOf } from "../../src/restore/release-order.ts";
+import { type Outcomes, type PaceEvent, type Patience, releasePaced } from "../../src/restore/release-pace.ts";
+import { mostCommonReason } from "../../src/restore/release-watch.ts";
+import type { RunFile } from "../../src/restore/whereabouts.ts";
+import type { Clock } from "../../src/system/clock.ts";
+
+describe("the order of a release", () => {
+  test("gives each domain its turn, oldest first", () => {
+    const mail = ["a3", "a1", "b4", "a2", "c6", "b5"].map((name) => ({
+      name,
+      domain: name.slice(0, 1),
+      arrival: Number(name.slice(1)),
+    }));
+    expect(oldestFirst(mail).map(({ name }) => name)).toEqual(["a1", "a2", "a3", "b4", "b5", "c6"]);
+    expect(domainsInTurn(mail).map(({ name }) => name)).toEqual(["a1", "b4", "c6", "a2", "b5", "a3"]);
+  });
+
+  test("loses and doubles nothing, keeps each domain's mail in the order of its age, and no domain waits a round", () => {
+    const mail = fc.array(fc.record({ domain: fc.constantFrom("a", "b", "c", "d"), arrival: fc.nat(50) }));
+    fc.assert(
+      fc.property(mail, (some) => {
+        const order = domainsInTurn(some);
+        expect(new Set(order)).toEqual(new Set(some));
+        expect(order).toHaveLength(some.length);
+        for (const own of Map.groupBy(order, ({ domain }) => domain).values()) expect(own).toEqual(oldestFirst(own));
+        for (const [at, { domain }] of order.entries()) {
+          const again = order.findIndex((one, later) => later > at && one.domain === domain);
+          const between = order.slice(at + 1, again < 0 ? at + 1 : again).map((one) => one.domain);
+          expect(new Set(between).size).toBe(between.length);
+        }
+      }),
+    );
+  });
+
+  test("makes batches that let as much go in a minute as was asked for", () => {
+    for (const rate of [1, 10, 60, 500, 6000]) {
+      const { batch, intervalMs } = paceOf(rate);
+      expect((batch / intervalMs) * 60_000).toBeCloseTo(rate);
+      expect(batch).toBeGreaterThanOrEqual(10);
+      expect(batch).toBeLessThanOrEqual(100);
+    }
+    expect(batchesOf([1, 2, 3, 4, 5], 2)).toEqual([[1, 2], [3, 4], [5]]);
+    expect(batchesOf([], 2)).toEqual([]);
+  });
+});
+
+describe("what becomes of a message of a run", () => {
+  const fate = (message: Partial<RunMessage>, at: RunFile["at"] = "hold", inDoubt = false) =>
+    fateOf({ message: { ...held, ...message }, at }, new Set([7]), inDoubt);
+  const held: RunMessage = {
+    ...{ number: 1, key: "mx/A/1/ab", queue: "hold", mode: 0o700, uid: 1, gid: 1, mtime: 1, role: "restore" },
+    ...{ inDoubt: null, recipients: [0], marks: [], served: [], logs: true, waits: false },
+  };
+
+  test("depends on why it is on hold", () => {
+    expect(fate({})).toBe("release");
+    expect(fate({ number: 7 })).toBe("over"); // whoever holds it now is an administrator
+    expect(fate({ role: "admin" })).toBe("admin");
+    expect(fate({ role: "admin" }, "hold", true)).toBe("admin");
+    expect(fate({ role: "fence" }, "hold", true)).toBe("fence");
+    expect(fate({ role: "admin" }, "deferred")).toBe("over");
+    expect(fate({ inDoubt: "in flight" })).toBe("in-doubt");
+    expect(fate({ inDoubt: "in flight" }, "hold", true)).toBe("release");
+    expect(fate({ queue: "deferred", role: null })).toBe("over"); // it never waited: an administrator holds it
+    expect(fate({ queue: "maildrop", waits: true, role: null }, "waiting")).toBe("release");
+    expect(fate({ queue: "maildrop", waits: true, inDoubt: "finished" }, "waiting")).toBe("in-doubt");
+    for (const at of ["gone", "deferred", "active"] as const) expect(fate({}, at)).toBe("not-found");
+  });
+});
+
+describe("mail that is let go at a rate", () => {
+  const pace = { batch: 10, intervalMs: 1000 };
+
+  test("goes batch by batch, at the pace that was asked for", async () => {
+    const site = new Site(35, () => "done");
+    expect(await site.release(pace)).toEqual({ released: 35, pauses: 0, gaveUp: false, reason: null });
+    expect(site.batches).toEqual([
+      [0, 10],
+      [1000, 10],
+      [2000, 10],
+      [3000, 5],
+    ]);
+    expect(site.now).toBe(3000); // nothing to wait for behind the last
+  });
+
+  test("goes on while no more than half of a batch comes back", async () => {
+    const site = new Site(40, (number) => (number % 2 === 0 ? "came-back" : "done"));
+    expect(await site.release(pace)).toMatchObject({ released: 40, pauses: 0 });
+  });
+
+  test("pauses when most of a batch comes back, tries a few, and goes on when they stay away", async () => {
+    const site = new Site(60, (_, now) => (now < 10_000 ? "came-back" : "done"));
+    expect(await site.release(pace)).toEqual({ released: 60, pauses: 2, gaveUp: false, reason: "450 later" });
+    expect(site.events).toEqual([
+      { type: "paused", cameBack: 10, of: 10, reason: "450 later", waitMs: 5000 },
+      { type: "probe", messages: 4 },
+      { type: "paused", cameBack: 4, of: 4, reason: "450 later", waitMs: 10_000 },
+      { type: "probe", messages: 4 },
+      { type: "resumed" },
+    ]);
+    expect(site.batches.map(([, size]) => size)).toEqual([10, 4, 4, 10, 10, 10, 10, 2]);
+  });
+
+  test("gives up after a time, with what was not tried where it is", async () => {
+    const site = new Site(100, () => "came-back");
+    const end = await site.release(pace);
+    expect(end).toEqual({ released: 22, pauses: 3, gaveUp: true, reason: "450 later" });
+    expect(site.events.flatMap((event) => (event.type === "paused" ? [event.waitMs] : []))).toEqual([
+      5000, 10_000, 20_000,
+    ]);
+  });
+
+  test("sees a batch come back that a slow site refuses later", async () => {
+    const site = new Site(60, (number, now, since) => {
+      if (number >= 10) return "done";
+      return now - since >= 2500 ? "came-back" : "open";
+    });
+    expect(await site.release(pace)).toMatchObject({ released: 60, pauses: 1 });
+    expect(site.batches.map(([, size]) => size)).toEqual([10, 10, 10, 4, 10, 10, 6]);
+  });
+
+  test("waits at its end to see what becomes of the last batch, and not for ever", async () => {
+    const slow = new Site(5, (_, now, since) => (now - since >= 700 ? "came-back" : "open"));
+    expect(await slow.release(pace)).toEqual({ released: 5, pauses: 0, gaveUp: false, reason: "450 later" });
+    const silent = new Site(5, () => "open");
+    expect(await silent.release(pace)).toMatchObject({ released: 5, pauses: 0 });
+    expect(silent.now).toBeLessThanOrEqual(1100);
+  });
+
+  test("stops between two batches when it is told to", async () => {
+    const site = new Site(60, () => "done");
+    const controller = new AbortController();
+    const reason = new Error("told to");
+    site.onRelease = () => site.batches.length === 2 && controller.abort(reason);
+    await expect(site.release(pace, controller.signal)).rejects.toBe(reason);
+    expect(site.batches).toHaveLength(2);
+  });
+});
+
+describe("the reason why mail comes back", () => {
+  test("is what most defer logs give, whatever addresses and numbers are in it", () => {
+    const log = (...reasons: string[]) => reasons.map((reason) => `\n<a@b.test>: x\nreason=${reason}\n`).join("\n");
+    expect(
+      mostCommonReason([
+        log("host a[10.0.0.1] said: 450 4.2.0 <a@b.test>: later"),
+        log("connect to b[10.0.0.2]:25: Connection refused"),
+        log("connect to b[10.0.0.3]:25: Connection refused", "connect to b[10.0.0.4]:25: Connection refused"),
+        log("host a[10.0.0.1] said: 450 4.2.0 <c@b.test>: later"),
+        log("host a[10.0.0.9] said: 451 4.2.0 <d@b.test>: later"),
+        "",
+      ]),
+    ).toBe("host a[10.0.0.1] said: 450 4.2.0 <a@b.test>: later");
+    expect(mostCommonReason([])).toBeNull();
+  });
+});
+
+type Fate = "done" | "came-back" | "open";
+
+/** Mail, and a time of its own: what becomes of each message, by its number, now, and when it was let go. */
+class Site {
+  now = 0;
+  readonly batches: [number, number][] = [];
+  readonly events: PaceEvent[] = [];
+  onRelease: () => void = () => {};
+  readonly #mail: number[];
+  readonly #fate: (number: number, now: number, since: number) => Fate;
+  readonly #since = new Map<number, number>();
+  readonly #ended = new Map<number, Fate>();
+
+  constructor(messages: number, fate: (number: number, now: number, since: number) => Fate) {
+    this.#mail = Array.from({ length: messages }, (_, number) => number);
+    this.#fate = fate;
+  }
+
+  release(pace: { batch: number; intervalMs: number }, signal?: AbortSignal) {
+    const clock: Clock = {
+      now: () => this.now,
+      monotonic: () => this.now,
+      sleep: async (ms, stop) => {
+        stop?.throwIfAborted();
+        this.now += ms;
+      },
+    };
+    return releasePaced({
+      ...{ mail: this.#mail, pace, patience, clock, signal },
+      outlet: { release: (batch) => this.#take(batch), look: (batch) => this.#look(batch), reason: () => "450 later" },
+      report: (event) => this.events.push(event),
+    });
+  }
+
+  #look(batch: readonly number[]): Outcomes {
+    const fates = batch.map((number) => this.#end(number));
+    const count = (fate: Fate) => fates.filter((one) => one === fate).length;
+    return { done: count("done"), cameBack: count("came-back"), open: count("open") };
+  }
+
+  async #take(batch: readonly number[]): Promise<void> {
+    this.batches.push([this.now, batch.length]);
+    for (const number of batch) this.#since.set(number, this.now);
+    this.onRelease();
+  }
+
+  #end(number: number): Fate {
+    const known = this.#ended.get(number);
+    if (known !== undefined) return known;
+    const fate = this.#fate(number, this.now, this.#since.get(number) ?? 0);
+    if (fate !== "open") this.#ended.set(number, fate);
+    return fate;
+  }
+}
+
+const patience: Patience = {
+  ...{ firstMs: 5000, longestMs: 60_000, giveUpMs: 40_000, probe: 4, probeMs: 3000, lookMs: 100 },
+};
