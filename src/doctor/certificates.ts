@@ -38,8 +38,7 @@ async function pairFindings(pair: Pair, files: SavedFiles, now: number): Promise
   const theirs = pair.saved === undefined ? [] : await namedBy(pair.saved, savedOrigin(pair, files));
   const own = await namedBy(pair.here, local);
   const findings = [...theirs, ...own].flatMap((one) => judge(one, now));
-  const unique = new Map(findings.map((finding) => [finding.message, finding]));
-  if (unique.size > 0) return [...unique.values()];
+  if (findings.length > 0) return findings;
   const count = new Set([...theirs, ...own].map(({ path }) => path)).size;
   return [good("certificates", count === 0 ? "Postfix uses none" : `${count} are valid for a month and more`)];
 }
@@ -65,10 +64,13 @@ interface Named {
   readonly certificate: Pick<NamedCertificate, "pem" | "key"> | undefined;
 }
 
+/** Each file once for clients and once for each server name, by the first setting an administrator wrote down for it. */
 async function namedBy(parameters: PostfixParameters, origin: Origin): Promise<Named[]> {
   const named: Named[] = [];
   for (const scope of scopes(parameters)) {
-    for (const { name, path, keyPath } of scope.names.flatMap((one) => certificatesOf(scope, one))) {
+    const given = scope.names.filter((name) => scope.given(name));
+    for (const { name, path, keyPath } of given.flatMap((one) => certificatesOf(scope, one))) {
+      if (named.some((one) => one.path === path && one.serverName === serverName(scope, name))) continue;
       const pem = await origin.read(path);
       const certificate = pem && { pem, key: await keyOf(keyPath, origin) };
       named.push({ origin, setting: `${scope.label} ${name}`, path, serverName: serverName(scope, name), certificate });

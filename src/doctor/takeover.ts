@@ -40,13 +40,16 @@ export async function examineTakeover(
   await judge(recordChecks(setup, storeTime), newest, "the newest snapshot is not known", report);
   const opened = newest && (await open(newest, setup, report));
   if (newest === undefined) report(notKnown("opens here", "the newest snapshot is not known"));
-  if (opened === undefined) report(notKnown("packs", "the newest snapshot can't be opened"));
-  await judge(contentChecks(setup), opened, "the newest snapshot can't be opened", report);
+  if (opened === undefined) report(notKnown("packs", unopened));
+  await judge(contentChecks(setup), opened, unopened, report);
   const matched = opened && (await match(opened, setup, report));
-  if (opened === undefined) report(notKnown("instances", "the newest snapshot can't be opened"));
-  await judge(pairChecks(setup), matched, "no instance here is known to take it over", report);
+  if (opened === undefined) for (const name of ["instances", "saved settings"]) report(notKnown(name, unopened));
+  await judge(pairChecks(setup), matched, opened === undefined ? unopened : unmatched, report);
   await look("last drill", report, () => examineDrills(setup.stateDirectory));
 }
+
+const unopened = "the newest snapshot can't be opened";
+const unmatched = "no instance here is known to take it over";
 
 interface Check<Known> {
   readonly name: string;
@@ -133,7 +136,10 @@ async function match(opened: Opened, setup: TakeoverToExamine, report: Report): 
   const pairs = pairInstances(opened.signed.snapshot.instances, opened.here, setup.instance);
   const complete = await look("instances", report, () => examinePairs(pairs));
   const both = pairs.flatMap(({ source, target }) => (target === undefined ? [] : [{ source, target }]));
-  if (!complete || both.length === 0) return undefined;
+  if (!complete || both.length === 0) {
+    report(notKnown("saved settings", unmatched));
+    return undefined;
+  }
   const settings = await found(
     () => readSettings(opened, both, setup.signal),
     "saved settings",
