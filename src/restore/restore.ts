@@ -118,41 +118,64 @@ async function restoreAnew(job: RestoreJob, run: Run): Promise<RestoreReport> {
   if (plan.choice.route === "fresh") refuseOccupied(job.instance); // again, now that Postfix can't start any more
   const start = startOf(job, run.prepared);
   const journal = RunJournal.begin(job.stateDirectory, start, job.clock.now());
-  const { claim, warnings } = await claimFor(job, journal, plan);
-  const marked = remark(job.instance, remains.ended, plan.remark);
   const work = plan.place.map((planned, number) => ({
     message: toRunMessage(planned, number),
     entry: planned.message,
   }));
   journal.planned(work.map(({ message }) => message));
-  const { staged, unproven } = await stageOrSweep(job, journal, work);
+  const { claimed, staged, unproven } = await claimAndStage(job, journal, plan, work);
+  const marked = remark(job.instance, remains.ended, plan.remark);
   recordHolds({ ...job, route: plan.choice.route, since: start.time }, journal.run, staged);
   journal.placing(staged.map(toStagedMessage));
   const waiting = staged.filter(({ message }) => message.waits);
   const toPlace = staged.filter(({ message }) => !message.waits);
   const rest = { toPlace, waiting, placed: [], left: [], dropped: [] };
-  const said = [...warningsOf(run.prepared.plan), ...warnings, ...markedWarning(marked)];
-  const record = { run: journal.run, judged: plan.log !== null, claim };
-  return place(job, run, { record, journal, rest, unproven, warnings: said });
+  const warnings = [...warningsOf(plan), ...claimed.warnings, ...markedWarning(marked)];
+  const record = { run: journal.run, judged: plan.log !== null, claim: claimed.id };
+  return place(job, run, { record, journal, rest, unproven, warnings });
 }
 
-/** Claim before anything is written; when that fails the run has never been. */
-async function claimFor(
+interface Claimed {
+  /** Null when nothing is claimed. */
+  readonly id: string | null;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Claim the messages, and write them under names no daemon sees while the claim settles. When either fails everything is
+ * taken away again, the claim too.
+ */
+async function claimAndStage(
   job: RestoreJob,
   journal: RunJournal,
   plan: RestorePlan,
-): Promise<{ claim: string | null; warnings: readonly string[] }> {
-  if (job.claiming === undefined || plan.place.length === 0) return { claim: null, warnings: [] };
-  job.report?.({ type: "step", step: "claim", messages: plan.place.length });
-  const messages = new Map(plan.place.map(({ message }) => [entryKey(message), message]));
-  try {
-    const { id, warnings } = await job.claiming.take(journal.run, [...messages.values()]);
-    journal.claimed(id);
-    return { claim: id, warnings };
-  } catch (error) {
-    journal.end("abandoned", job.clock.now());
+  work: readonly Work[],
+): Promise<StagedMessages & { readonly claimed: Claimed }> {
+  const refused = new AbortController();
+  const signal = AbortSignal.any([refused.signal, ...(job.signal === undefined ? [] : [job.signal])]);
+  const claiming = claim(job, journal, plan).catch((error) => {
+    refused.abort(error);
     throw error;
+  });
+  const [claimed, staged] = await Promise.allSettled([claiming, stageMessages({ ...job, signal }, journal.run, work)]);
+  if (claimed.status === "fulfilled" && staged.status === "fulfilled") {
+    return { ...staged.value, claimed: claimed.value };
   }
+  sweepTemporaries(job.instance, journal.run);
+  if (claimed.status === "fulfilled" && claimed.value.id !== null) {
+    await job.claiming?.withdraw(journal.run, "the restore failed before it placed any mail");
+  }
+  journal.end("abandoned", job.clock.now());
+  throw [claimed, staged].find((one) => one.status === "rejected")?.reason;
+}
+
+async function claim({ claiming, report }: RestoreJob, journal: RunJournal, { place }: RestorePlan): Promise<Claimed> {
+  if (claiming === undefined || place.length === 0) return { id: null, warnings: [] };
+  report?.({ type: "step", step: "claim", messages: place.length });
+  const messages = new Map(place.map(({ message }) => [entryKey(message), message]));
+  const taken = await claiming.take(journal.run, [...messages.values()]);
+  journal.claimed(taken.id);
+  return taken;
 }
 
 /** Go on with an interrupted run as its journal planned it. */
@@ -201,18 +224,6 @@ function toRunMessage({ message, ...planned }: PlannedMessage, number: number): 
     ...{ number, key: entryKey(message), ...rest },
     ...{ recipients: [...recipients], marks: [...marks], served: [...served] },
   };
-}
-
-/** Until placing begins, a failure takes everything away again, the claim too. */
-async function stageOrSweep(job: RestoreJob, journal: RunJournal, work: readonly Work[]): Promise<StagedMessages> {
-  try {
-    return await stageMessages(job, journal.run, work);
-  } catch (error) {
-    sweepTemporaries(job.instance, journal.run);
-    await job.claiming?.withdraw(journal.run, "the restore failed before it placed any mail");
-    journal.end("abandoned", job.clock.now());
-    throw error;
-  }
 }
 
 interface Placement {
