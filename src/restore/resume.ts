@@ -47,6 +47,7 @@ export function refuseOtherRun(
   unfinished: RunRecord,
   { source, choice }: Pick<RestorePlan, "source" | "choice">,
 ): void {
+  refuseBeingUndone(unfinished);
   if (unfinished.snapshot === source.snapshot && unfinished.choice === choiceText(choice)) return;
   const { target } = unfinished;
   const again = commandOf(unfinished);
@@ -54,9 +55,17 @@ export function refuseOtherRun(
     "refused",
     `run ${unfinished.run} into ${target.queueDirectory} was interrupted while it placed mail`,
     {
-      hints: [`finish it first: ${again}`],
+      hints: [`finish it first: ${again}`, `or take it back: spoolsafe undo ${unfinished.run}`],
     },
   );
+}
+
+/** What was taken back would look like delivered. */
+function refuseBeingUndone({ run, undoing, undone, target }: RunRecord): void {
+  if (undoing.size + undone.size === 0) return;
+  throw new OperatorError("refused", `run ${run} into ${target.queueDirectory} is being undone`, {
+    hints: [`finish that first: spoolsafe undo ${run}`],
+  });
 }
 
 /** The command line that is this run again. */
