@@ -186,10 +186,11 @@ export class FateFinder {
   private ofNamed(question: Question, line: TrailLine, fact: DeliveryFact, id: string): Fate {
     const inside = fact.relay === "local" || this.isInside(fact.relay);
     const begun = attemptStart(question.trail, line);
-    const became = this.log.trails(id).find((trail) => {
-      const inTime = trail.first >= begun - 5 && trail.first <= line.record.time + 5;
-      return inTime && trail !== question.trail && (inside || sameMessageId(trail, question.trail));
+    const inTime = this.log.trails(id).filter((trail) => {
+      return trail.first >= begun - 5 && trail.first <= line.record.time + 5 && trail !== question.trail;
     });
+    const same = inTime.find((trail) => sameMessageId(trail, question.trail));
+    const became = same ?? (inside ? inTime[0] : undefined);
     if (became !== undefined) return this.followAll([became], question);
     if (!inside) return done("it was delivered to another system", line.record);
     return (
@@ -282,7 +283,9 @@ export class FateFinder {
     line: TrailLine,
     path: readonly Trail[],
   ): Fate {
-    const notice = this.log.trails(id).find(({ first, last }) => first <= time + 60 && last >= time - 60);
+    const notice = this.log
+      .trails(id)
+      .find(({ ours, first, last }) => ours === trail.ours && first <= time + 60 && last >= time - 60);
     if (notice === undefined || path.includes(notice) || notice === trail) {
       return this.gapAfter(line.record.time - 5) === undefined
         ? deliver(`it failed for good, and the end of its notice ${id} is not in the log`, line.record)
@@ -311,6 +314,7 @@ export class FateFinder {
       .filter(
         (one) =>
           one.origin?.kind === "pickup" &&
+          one.ours === trail.ours &&
           one !== trail &&
           (one.start ?? 0) >= trail.first &&
           (one.start ?? 0) >= question.since - 2,

@@ -150,7 +150,9 @@ class Judging {
   private requeued(message: MessageEntry, address: string, kin: ReadonlySet<string>): Fate | undefined {
     const [next] = this.log
       .cameOf(message.queueId)
-      .filter(({ origin, start }) => origin?.kind === "pickup" && (start ?? 0) >= this.window.snapshotTime - 2);
+      .filter(
+        ({ ours, origin, start }) => ours && origin?.kind === "pickup" && (start ?? 0) >= this.window.snapshotTime - 2,
+      );
     return next && this.fates.follow(next, { address, kin, path: [] });
   }
 

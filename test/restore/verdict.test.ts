@@ -247,6 +247,17 @@ describe("mail handed on inside this system", () => {
     expect(await verdictOf(log)).toMatchObject({ verdict });
   });
 
+  test("as an id that another instance has at the same time: by the Message-ID", async () => {
+    const theirs = `
+      12:05:00 postfix-out/smtpd[9] 0AAAAAAAA: client=x.test[192.0.2.1]
+      12:05:00 postfix-out/cleanup[9] 0AAAAAAAA: message-id=<9@src.test>
+      12:05:00 postfix-out/qmgr[9] 0AAAAAAAA: from=<z@src.test>, size=848, nrcpt=1 (queue active)
+      12:05:00 postfix-out/smtp[9] 0AAAAAAAA: to=<a@dst.test>, relay=mx[192.0.2.9]:25, delay=0, delays=0/0/0/0, dsn=2.0.0, status=sent (250)
+      12:05:00 postfix-out/qmgr[9] 0AAAAAAAA: removed`;
+    const log = theirs + child(fromFilter, outcome("deferred (450)")) + handed(queuedAs) + removed("12:05:00");
+    expect(await verdictOf(log, { names: ["postfix"] })).toMatchObject({ verdict: "deliver" });
+  });
+
   test("as an id whose end is not in the log: deliver", async () => {
     expect(await verdictOf(handed(queuedAs))).toMatchObject({
       verdict: "deliver",
