@@ -149,7 +149,10 @@ async function releaseLocked(job: ReleaseJob): Promise<ReleaseReport> {
   const journal = RunJournal.reopen(record);
   try {
     const hands = new ReleasingHands(job, journal, running);
-    await hands.settle(left);
+    await hands.settle(
+      left,
+      left.some(({ at }) => at === "maildrop"),
+    );
     const released = new Set([...record.released, ...left.map(({ number }) => number)]);
     const choice = await chooseMail({ ...job, record, released }, files);
     hands.forget(choice.notFound);
@@ -178,11 +181,18 @@ interface Left {
   readonly id: string;
 }
 
+/** Found to have left, and where it is now. */
+interface FoundLeft extends Left, Pick<RunFile, "at"> {}
+
 /**
  * What a call that died was releasing and has let go. A message that is on hold although its file was moved after the
  * journal's last line is one of them: somebody has put it on hold again since.
  */
-function leftSince({ instance }: Pick<ReleaseJob, "instance">, record: RunRecord, files: readonly RunFile[]): Left[] {
+function leftSince(
+  { instance }: Pick<ReleaseJob, "instance">,
+  record: RunRecord,
+  files: readonly RunFile[],
+): FoundLeft[] {
   const { mtimeNs } = statSync(join(record.directory, "journal.jsonl"), { bigint: true });
   const isOut = (file: RunFile) => {
     if (file.at !== "hold") return !isWaiting(instance, record.run, file);
@@ -192,7 +202,7 @@ function leftSince({ instance }: Pick<ReleaseJob, "instance">, record: RunRecord
   return files
     .filter(({ staged }) => record.releasing.has(staged.number) && !record.released.has(staged.number))
     .filter(isOut)
-    .map(({ staged }) => ({ number: staged.number, id: staged.id }));
+    .map(({ staged, at }) => ({ number: staged.number, id: staged.id, at }));
 }
 
 /** At the pace that was asked for, or one batch behind the other. */
