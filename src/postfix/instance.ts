@@ -1,3 +1,4 @@
+import { realpathSync } from "node:fs";
 import { resolve } from "node:path";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { run } from "../system/exec.ts";
@@ -6,6 +7,7 @@ import { run } from "../system/exec.ts";
 export interface PostfixInstance {
   readonly name: string;
   readonly configDirectory: string;
+  /** Absolute, without `.`, `..`, doubled slashes or one at the end, so that paths below it are told by their beginning. */
   readonly queueDirectory: string;
   readonly dataDirectory: string;
   /** The user whose files the queue is made of, by name and by this host's numbers. */
@@ -57,7 +59,7 @@ export async function loadInstance(configDirectory: string): Promise<PostfixInst
   return {
     name: instanceName(configDirectory, value("multi_instance_name")),
     configDirectory: resolve(configDirectory),
-    queueDirectory: value("queue_directory"),
+    queueDirectory: plainPath(value("queue_directory")),
     dataDirectory: value("data_directory"),
     mailOwner,
     ownerUid: uid,
@@ -73,6 +75,17 @@ export async function loadInstance(configDirectory: string): Promise<PostfixInst
     maximalQueueLifetimeS: days(value("maximal_queue_lifetime")),
     bounceQueueLifetimeS: days(value("bounce_queue_lifetime")),
   };
+}
+
+/** What comes before `..` may be a link, which only the file system can follow. */
+function plainPath(directory: string): string {
+  if (!directory.split("/").includes("..")) return resolve(directory);
+  try {
+    return realpathSync.native(directory); // realpathSync itself takes `..` by name
+  } catch (error) {
+    if (errnoOf(error) === "ENOENT") return resolve(directory);
+    throw error;
+  }
 }
 
 /** What an instance is called: its own name, else its configuration directory with `/` as `_`. */

@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { discoverInstances, loadInstance } from "../../src/postfix/instance.ts";
@@ -65,6 +65,22 @@ describe.skipIf(!needs("root", "postfix"))("instances as postconf tells them", (
   ])("a lifetime of %s is %i s", async (value, seconds) => {
     await plain.setParameter("maximal_queue_lifetime", value);
     expect((await loadInstance(plain.configDirectory)).maximalQueueLifetimeS).toBe(seconds);
+  });
+
+  test("one whose queue directory is not written as plainly as it could be", async () => {
+    const elsewhere = join(plain.directory, "elsewhere");
+    mkdirSync(join(plain.directory, "deeper/spool"), { recursive: true });
+    mkdirSync(join(plain.directory, "deeper/etc"));
+    symlinkSync(join(plain.directory, "deeper/etc"), elsewhere);
+    for (const [written, meant] of [
+      [`${plain.directory}//spool/`, plain.queueDirectory],
+      ["$config_directory/../spool", plain.queueDirectory],
+      [`${elsewhere}/../spool`, join(plain.directory, "deeper/spool")],
+    ] as const) {
+      await plain.setParameter("queue_directory", written);
+      expect((await loadInstance(plain.configDirectory)).queueDirectory).toBe(meant);
+    }
+    await plain.setParameter("queue_directory", plain.queueDirectory);
   });
 
   test("several, in the order given; two of one name are an error that names both", async () => {
