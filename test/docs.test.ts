@@ -163,4 +163,4 @@ function alternativesOf(words: readonly string[]): string[][] {
   );
 }
 
-const examples: Readonly<Record<string, string>> = { SNAP: "latest", "N%": "10%" };
+const examples: Readonly<Record<string, string>> = { SNAP: "latest", "N%": "10%", "N/min": "500/min" };
