@@ -17,6 +17,7 @@ export interface PlacedBefore {
 export class PlacedRecord {
   readonly #byKey = new Map<string, RunMessage[]>();
   readonly #runs = new Map<RunMessage, string>();
+  readonly #files = new Set<string>();
   readonly #onHold = new Set<string>();
 
   /** @param runs into one queue directory; those that placed nothing, and messages that were taken back, don't count */
@@ -27,6 +28,7 @@ export class PlacedRecord {
         const file = staged.get(message.number);
         if (file === undefined || record.undone.has(message.number)) continue;
         this.#add(record, message);
+        this.#files.add(`${file.id}/${file.inode}`);
         const onHold = message.role === "restore" && message.queue === "hold" && !record.released.has(message.number);
         if (onHold) this.#onHold.add(`${file.id}/${file.inode}`);
       }
@@ -40,6 +42,11 @@ export class PlacedRecord {
     const served = new Set(found.flatMap((one) => one.served));
     const recipients = new Set([...served, ...found.flatMap((one) => one.recipients)]);
     return { recipients, served, runs: [...new Set(found.flatMap((one) => this.#runs.get(one) ?? []))] };
+  }
+
+  /** Whether a file was placed by a run, wherever Postfix has moved it since. */
+  isOurs({ id, inode }: { readonly id: string; readonly inode: string }): boolean {
+    return this.#files.has(`${id}/${inode}`);
   }
 
   /** Whether a file in hold/ is one that a run put there for an operator to release. */

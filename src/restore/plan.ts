@@ -210,9 +210,22 @@ class Decisions {
     }
     const twin = this.#known.twins.get(entryKey(message));
     const problem = cannotPlace(message, this.#target);
-    if (twin !== undefined) this.#stillQueued(message, twin);
+    if (twin !== undefined) this.#besideTwin(message, selected.wanted, twin);
     else if (problem !== null) this.#pass(message, "impossible", problem);
     else this.#unlessPlaced(message, selected.wanted);
+  }
+
+  /**
+   * What is still queued here is left out. A file that an earlier run placed answers only for the recipients it was placed for:
+   * the others are marked in it, and have not got theirs.
+   */
+  #besideTwin(message: MessageEntry, asked: readonly number[], twin: Twin): void {
+    const { placed } = this.#known;
+    const before = placed.isOurs(twin) ? placed.of(this.#source.host, message) : undefined;
+    const left = before === undefined ? [] : asked.filter((index) => !before.recipients.has(index));
+    if (left.length > 0) this.#placeSorted(message, this.#sort(message, left), true);
+    else this.#pass(message, "queued", `it is still queued here: ${twin.queue} ${twin.id}`);
+    this.#remarkTwin(message, twin);
   }
 
   /** What an earlier run gave its recipients, or knew them to have, is not given again. */
@@ -230,9 +243,8 @@ class Decisions {
     this.skip.push({ message, kind, reason });
   }
 
-  /** A twin that an earlier run put on hold takes over what is known now: the newest marks win. */
-  #stillQueued(message: MessageEntry, twin: Twin): void {
-    this.#pass(message, "queued", `it is still queued here: ${twin.queue} ${twin.id}`);
+  /** A file that an earlier run put on hold takes over what is known now: the newest marks win. */
+  #remarkTwin(message: MessageEntry, twin: Twin): void {
     if (twin.queue !== "hold" || !this.#known.placed.isOnHoldByUs(twin)) return;
     const verdicts = this.#known.deliveries?.verdicts.get(entryKey(message));
     const recipients = message.recipients.flatMap(({ done }, index) =>
