@@ -13,7 +13,6 @@ import {
   refuseQueueMove,
   undoConfiguration,
 } from "../../restore/configuration.ts";
-import { readConfigurationRuns } from "../../restore/configuration-journal.ts";
 import type { FileAction, PlannedFile } from "../../restore/configuration-plan.ts";
 import { problemsOf } from "../../restore/configuration-report.ts";
 import type { RestoreSource } from "../../restore/source.ts";
@@ -104,23 +103,6 @@ export async function restoreConfiguration(
   });
   tellReport(context, report);
   return { ...outcomeOf(plan, report), exit: report.problems.length > 0 ? 3 : 0 };
-}
-
-/**
- * Make the plan and show nothing of it. Its key tells `restoreConfiguration` later whether the target is still the same.
- *
- * @throws OperatorError `refused` when a running Postfix would lose its queue directory
- */
-export async function planOfConfiguration(
-  context: Context,
-  source: RestoreSource,
-  target: ConfigurationTarget,
-): Promise<ConfigurationPlan> {
-  requireRoot();
-  await using reader = readerOf(context, source);
-  const plan = await planConfiguration({ ...jobOf(context, source, target), reader });
-  refuseQueueMove(plan);
-  return plan;
 }
 
 function requireRoot(): void {
@@ -224,11 +206,6 @@ function countsOf({ files }: ConfigurationPlan): Record<FileAction, number> {
   const counts = { new: 0, changed: 0, same: 0, rebuilt: 0, kept: 0, left: 0 };
   for (const { action } of files) counts[action]++;
   return counts;
-}
-
-/** Whether `undo RUN` means a restore of configuration. */
-export function isConfigurationRun({ stateDirectory }: Context, run: string): boolean {
-  return readConfigurationRuns(stateDirectory).some((one) => one.run === run);
 }
 
 /**
