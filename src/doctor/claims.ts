@@ -53,7 +53,10 @@ function foreignClaim({ id, claim }: StandingClaim, messages: number): Finding {
  * Whether the fence of the old primary will believe a claim of this host. The primary's list of trusted keys is known here
  * only where it is among the files of the snapshot.
  */
-export async function examinePrimaryTrust({ own, signed, manifest, saved }: Opened): Promise<readonly Finding[]> {
+export async function examinePrimaryTrust(
+  { own, signed, manifest, saved }: Opened,
+  { signingKeyFile }: TakeoverToExamine,
+): Promise<readonly Finding[]> {
   const name = "primary's trust";
   const { host } = signed.snapshot;
   if (own === undefined) {
@@ -61,7 +64,7 @@ export async function examinePrimaryTrust({ own, signed, manifest, saved }: Open
       bad(name, "this host has no signing key that could be trusted", "`spoolsafe init --role standby` makes it"),
     ];
   }
-  const remedy = `on ${host}: spoolsafe key add FILE, with what openssl pkey -in signing.key -pubout prints here`;
+  const remedy = `on ${host}: spoolsafe key add FILE, with what openssl pkey -in ${signingKeyFile} -pubout prints here`;
   const lists = manifest.files.filter(({ path, file }) => file !== null && posix.basename(path) === "trusted.pub");
   if (lists.length === 0) {
     return [

@@ -16,6 +16,8 @@ export interface TakeoverToExamine {
   openRepository(): Promise<Repository>;
   /** Whose newest snapshot is meant; without an own host, that of the first instance here. */
   readonly scope: SelectionScope;
+  /** Milliseconds; an older snapshot is worth a word. */
+  readonly maxAgeMs: number;
   /** The instance of the snapshot, where not all of them are meant. */
   readonly instance: string | undefined;
   readonly clock: Clock;
@@ -37,7 +39,8 @@ export interface Newest {
 }
 
 /**
- * Find what `latest` means here, and read its record from the store.
+ * Find what would be taken over, and read its record from the store: the newest snapshot of the host that is meant. What this
+ * host itself has written counts only where there is nothing else.
  *
  * @throws OperatorError `failed` without any snapshot, `usage` when hosts can't be told apart, and what the store throws
  */
@@ -45,8 +48,11 @@ export async function findNewest(setup: TakeoverToExamine, here: readonly Postfi
   const { signal, scope } = setup;
   const repository = await setup.openRepository();
   const { snapshots, damaged } = await repository.loadReadable(await repository.snapshotRefs(signal), signal);
+  const own = existsSync(setup.signingKeyFile) ? loadSigningKey(setup.signingKeyFile) : undefined;
+  const others = snapshots.filter(({ key }) => key !== own?.fingerprint);
+  const meant = scope.host === undefined && others.length > 0 ? others : snapshots;
   const ownHost = scope.ownHost ?? here[0]?.host;
-  const { id, snapshot } = selectSnapshot("latest", snapshots, { host: scope.host, ownHost });
+  const { id, snapshot } = selectSnapshot("latest", meant, { host: scope.host, ownHost });
   const { writer, number } = snapshot;
   return {
     repository,
@@ -54,17 +60,22 @@ export async function findNewest(setup: TakeoverToExamine, here: readonly Postfi
     readable: snapshots.filter((one) => one.snapshot.writer === writer),
     damaged: damaged.filter(({ ref }) => ref.writer === writer),
     trusted: loadTrustedKeys(setup.trustedKeysFile),
-    own: existsSync(setup.signingKeyFile) ? loadSigningKey(setup.signingKeyFile) : undefined,
+    own,
     here,
   };
 }
 
-export function describeNewest({ signed }: Newest, now: number): Finding {
+export function describeNewest(
+  { signed }: Newest,
+  { clock, maxAgeMs }: Pick<TakeoverToExamine, "clock" | "maxAgeMs">,
+): Finding {
   const { host, time, messages } = signed.snapshot;
-  const minutes = Math.max(0, Math.round((now - Date.parse(time)) / 60_000));
+  const ageMs = clock.now() - Date.parse(time);
+  const minutes = Math.max(0, Math.round(ageMs / 60_000));
   const age = minutes < 120 ? `${minutes} minutes` : `${Math.floor(minutes / 60)} hours`;
   const found = `${signed.id.slice(0, 8)} of ${host}, taken ${age} ago (${time}), ${messages.total} messages`;
-  return good("newest snapshot", found);
+  const old = "it is older than alerts.max_age: see on the primary why; what came since would not be taken over";
+  return good("newest snapshot", found, ageMs > maxAgeMs ? old : null);
 }
 
 export function examineSignature({ signed, trusted, own }: Newest): readonly Finding[] {

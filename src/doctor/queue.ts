@@ -8,6 +8,7 @@ import { bufferSource, descriptorSource, QueueFileDamaged, readQueueFile } from 
 import { listQueue, type SpoolFile } from "../postfix/spool.ts";
 import type { Manifest } from "../snapshot/manifest.ts";
 import { readDescriptor } from "../system/files.ts";
+import { tryLock } from "../system/lock.ts";
 import { bad, type Finding, good } from "./finding.ts";
 import type { Pair } from "./opened-snapshot.ts";
 
@@ -54,6 +55,20 @@ async function queueFinding({ target }: Pair, saved: ReadonlySet<string>, signal
     name,
     `${twins} of the snapshot's messages are in ${queueDirectory} already${running ? ", where Postfix runs and delivers them" : ""}`,
     `this is the primary itself, a copy of it, or a takeover has begun here: find out which${running ? ", and stop Postfix until you know" : ""}`,
+  );
+}
+
+/** A restore waits for no other job on the queue: it is refused. */
+export async function examineRunLock(pairs: readonly Pair[]): Promise<readonly Finding[]> {
+  const busy: string[] = [];
+  for (const { target } of pairs) {
+    const lock = await tryLock(target.queueDirectory);
+    if (lock === undefined) busy.push(target.queueDirectory);
+    await lock?.release();
+  }
+  if (busy.length === 0) return [good("run lock", "no other run of spoolsafe is at work")];
+  return busy.map((queue) =>
+    bad("run lock", `another run works on ${queue}`, `wait until it has ended: fuser -v ${queue}`),
   );
 }
 

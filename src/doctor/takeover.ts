@@ -15,7 +15,7 @@ import {
 } from "./newest-snapshot.ts";
 import { type Opened, openNewest, type Pair, readSettings } from "./opened-snapshot.ts";
 import { examinePairs, pairInstances } from "./pairs.ts";
-import { examineQueue } from "./queue.ts";
+import { examineQueue, examineRunLock } from "./queue.ts";
 import type { StoreTime } from "./repository.ts";
 import { examineRoom } from "./room.ts";
 import { examineMapTypes, examineVersions } from "./software.ts";
@@ -35,7 +35,7 @@ export async function examineTakeover(
     () => findNewest(setup, here),
     "newest snapshot",
     report,
-    (one) => [describeNewest(one, setup.clock.now())],
+    (one) => [describeNewest(one, setup)],
   );
   await judge(recordChecks(setup, storeTime), newest, "the newest snapshot is not known", report);
   const opened = newest && (await open(newest, setup, report));
@@ -67,7 +67,7 @@ function recordChecks(setup: TakeoverToExamine, storeTime: StoreTime | undefined
 function contentChecks(setup: TakeoverToExamine): readonly Check<Opened>[] {
   return [
     { name: "claims", examine: (opened) => examineClaims(opened, setup) },
-    { name: "primary's trust", examine: examinePrimaryTrust },
+    { name: "primary's trust", examine: (opened) => examinePrimaryTrust(opened, setup) },
   ];
 }
 
@@ -86,6 +86,7 @@ function pairChecks({ clock, signal }: TakeoverToExamine): readonly Check<Matche
     { name: "certificates", examine: ({ opened, pairs }) => examineCertificates(opened, pairs, clock.now()) },
     { name: "chroot files", examine: ({ pairs }) => examineChroot(pairs) },
     { name: "queue", examine: ({ opened, pairs }) => examineQueue(opened.manifest, pairs, signal) },
+    { name: "run lock", examine: ({ pairs }) => examineRunLock(pairs) },
   ];
 }
 

@@ -38,6 +38,7 @@ async function examine(over: Partial<SetupToExamine> = {}): Promise<Finding[]> {
     openRepository: () => Repository.open(new DirectoryStore(path("repository"))),
     scope: { host: undefined, ownHost: undefined },
     instance: undefined,
+    maxAgeMs: 26 * 3_600_000,
     port25: undefined,
     probe: false,
     clock: systemClock,

@@ -58,6 +58,7 @@ export class Standby implements AsyncDisposable {
       openRepository: () => Repository.open(this.#source.repository.store),
       scope: { host: undefined, ownHost: undefined },
       instance: undefined,
+      maxAgeMs: 26 * 3_600_000,
       port25: undefined,
       probe: false,
       clock: systemClock,

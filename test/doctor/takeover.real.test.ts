@@ -8,12 +8,13 @@ import { saveSeen } from "../../src/repository/chain.ts";
 import { takeClaim, withdrawClaim } from "../../src/repository/take-claim.ts";
 import type { Manifest } from "../../src/snapshot/manifest.ts";
 import { systemClock } from "../../src/system/clock.ts";
+import { tryLock } from "../../src/system/lock.ts";
 import { claimRequest, newSigningKey } from "../support/claims.ts";
 import { spoolsafe } from "../support/cli.ts";
 import { HandMade, type HandMadeFile, type HandMadeMessage, queueFiles } from "../support/hand-made.ts";
 import { needs } from "../support/needs.ts";
 import { PrivatePostfix, plainLetter } from "../support/postfix.ts";
-import { digestFrom } from "../support/records.ts";
+import { digestFrom, snapshotOf } from "../support/records.ts";
 import { Site } from "../support/site.ts";
 import { makeCertificate, Standby } from "./standby.ts";
 
@@ -49,7 +50,7 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
         ...["postfix instances", "postfix mx", "locks mx", "hold mx", "state directory", "holds", "age recipients"],
         ...["identity", "signing key", "trusted keys", "repository", "newest snapshot", "signature", "chain", "clock"],
         ...["opens here", "packs", "claims", "primary's trust", "instances", "saved settings", "postfix version"],
-        ...["map types", "users", "room", "certificates", "chroot files", "queue", "last drill"],
+        ...["map types", "users", "room", "certificates", "chroot files", "queue", "run lock", "last drill"],
       ]);
       expect(findings.map(({ message }) => message).join("\n")).toMatch(
         /of mx1\.source\.test, taken 0 minutes ago \(.*\), 1 messages\n[\s\S]*its manifest \(1 messages, \d+ files\) and one pack \(\d+ bytes, \d+ files\) were read back and opened/,
@@ -84,7 +85,7 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
       });
       expect([...names(wrong)]).toEqual([
         ...["opens here", "packs", "claims", "primary's trust", "instances", "saved settings", "postfix version"],
-        ...["map types", "users", "room", "certificates", "chroot files", "queue"],
+        ...["map types", "users", "room", "certificates", "chroot files", "queue", "run lock"],
       ]);
       expect(names(findings)).toEqual(names(await standby.findings()));
     });
@@ -96,7 +97,7 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
       ]);
       expect(code).toBe(1);
       const of = new Set(json.filter(({ type }) => type === "finding").map(({ name }) => name)).size;
-      expect(json.at(-1)).toEqual({ type: "summary", ok: false, ready: false, score: { ready: of - 13, of } });
+      expect(json.at(-1)).toEqual({ type: "summary", ok: false, ready: false, score: { ready: of - 14, of } });
     });
 
     test("a signer that is not trusted", async () => {
@@ -156,6 +157,26 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
       const [, ref] = await made.repository.snapshotRefs();
       writeFileSync(made.path(ref?.key ?? ""), "");
       expect(await host.wrong()).toEqual([expect.stringMatching(/^chain: .* can't be read/)]);
+    });
+
+    test("of the primary, and not of this host, which takes its own by now; an old one is worth a word", async () => {
+      await using made = await HandMade.make();
+      const old = new Date(Date.now() - 48 * hour).toISOString();
+      await made.take({ messages: [{ bytes: plain }], over: { time: old, finished: old } });
+      await using host = new Standby(made, [target]);
+      const snapshot = snapshotOf(host.key, {
+        repository: made.repository.id,
+        host: "mx.queue.test",
+        time: new Date().toISOString(),
+      });
+      await made.repository.commit(snapshot, host.key);
+      expect(await host.wrong()).toEqual([]);
+      expect(await host.passed("newest snapshot")).toEqual([
+        expect.stringMatching(/ of mx1\.test, taken 48 hours ago .* \| it is older than alerts\.max_age/),
+      ]);
+      expect((await host.wrong({ scope: { host: "mx.queue.test", ownHost: undefined } }))[0]).toMatch(
+        /^signature: it is signed by this host's own key: this is mx\.queue\.test itself/,
+      );
     });
 
     test("packs that are gone, and one that is damaged", async () => {
@@ -325,6 +346,36 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
       expect((await full.wrong()).filter((line) => line.startsWith("room"))).toEqual([
         expect.stringMatching(/^room: .* needs \d+ bytes \(900\d{4} for the mail and/),
       ]);
+    });
+
+    test("another run works on the queue", async () => {
+      await using own = await PrivatePostfix.create({ name: "mx" });
+      await using host = new Standby(site, [own]);
+      const lock = await tryLock(own.queueDirectory);
+      try {
+        expect(await host.wrong()).toEqual([
+          expect.stringMatching(/^run lock: another run works on \S+ \| wait until it has ended/),
+        ]);
+      } finally {
+        await lock?.release();
+      }
+      expect(await host.wrong()).toEqual([]);
+    });
+
+    test("can't be looked at by an ordinary user: told, and the rest goes on", async () => {
+      await using running = await PrivatePostfix.start({ name: "mx" });
+      await using host = new Standby(site, [running]);
+      const under = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+      const { code, json } = await spoolsafe(["doctor", "--role", "standby", "--json", "--config", host.configure()], {
+        under,
+      });
+      expect(code).toBe(1);
+      expect(json).toContainEqual(expect.objectContaining({ name: "root", ok: false }));
+      expect(json).toContainEqual({
+        ...{ type: "finding", name: "postfix mx", ok: false },
+        ...{ message: expect.stringMatching(/^EACCES: .*master\.pid/), remedy: "run spoolsafe as root" },
+      });
+      expect(json.at(-1)).toMatchObject({ type: "summary", ready: false });
     });
 
     test("a queue directory that is not there", async () => {

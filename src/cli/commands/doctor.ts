@@ -39,6 +39,7 @@ function setupOf(context: Context, { role, probe, probePort25 }: DoctorOptions):
     openRepository: () => context.openRepository(),
     scope: { host: context.globals.host, ownHost: host },
     instance: context.globals.instance,
+    maxAgeMs: context.config.alerts.max_age,
     port25: probePort25,
     probe: probe === true,
     clock: context.clock,
