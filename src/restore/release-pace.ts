@@ -1,10 +1,11 @@
 import type { Clock } from "../system/clock.ts";
 import type { Pace } from "./release-order.ts";
 
-/** What has become of messages that were let go: delivered or returned, deferred again, or still on their way. */
+/** What has become of messages that were let go: delivered, deferred again, returned to the sender, or still on their way. */
 export interface Outcomes {
   readonly done: number;
   readonly cameBack: number;
+  readonly returned: number;
   readonly open: number;
 }
 
@@ -13,11 +14,11 @@ export interface Outlet<Mail> {
   /** Resolves when all of the batch is in Postfix's hands. */
   release(batch: readonly Mail[]): Promise<void>;
   look(batch: readonly Mail[]): Outcomes;
-  /** Why most of a batch came back, as Postfix says it; null when it doesn't. */
+  /** Why most of a batch was not delivered, as Postfix says it; null when it doesn't. */
   reason(batch: readonly Mail[]): string | null;
 }
 
-/** What is done when most of a batch comes back. Milliseconds. */
+/** What is done when most of a batch is not delivered. Milliseconds. */
 export interface Patience {
   /** The first wait; each further one is twice as long, but at most `longestMs`. */
   readonly firstMs: number;
@@ -44,6 +45,7 @@ export type PaceEvent =
   | {
       readonly type: "paused";
       readonly cameBack: number;
+      readonly returned: number;
       readonly of: number;
       readonly reason: string | null;
       readonly waitMs: number;
@@ -55,9 +57,9 @@ export interface PacedRelease {
   /** Messages let go, from the start of the list. */
   readonly released: number;
   readonly pauses: number;
-  /** It gave up: mail kept coming back. */
+  /** It gave up: mail was still not delivered. */
   readonly gaveUp: boolean;
-  /** Why mail came back when it last did. */
+  /** Why most was not delivered when that was seen last. */
   readonly reason: string | null;
 }
 
@@ -73,8 +75,8 @@ export interface PacedJob<Mail> {
 }
 
 /**
- * Let mail go batch by batch and watch what comes back. When most of a batch does, wait, try a few, and go on once they stay
- * away; what has not been let go by then stays where it is.
+ * Let mail go batch by batch and watch what becomes of it. When most of a batch is deferred again, or returned to its
+ * senders, wait, try a few, and go on once they get through; what has not been let go by then stays where it is.
  *
  * @throws the signal's reason between two batches
  */
@@ -103,7 +105,7 @@ class PacedRun<Mail> {
       const batch = await this.#release(pace.batch);
       if (this.#next === mail.length) await this.#settled(batch, Math.min(pace.intervalMs, patience.probeMs));
       else await clock.sleep(Math.max(0, start + pace.intervalMs - clock.monotonic()), signal);
-      const bad = this.#watched.find((one) => this.#mostCameBack(one));
+      const bad = this.#watched.find((one) => this.#mostFailed(one));
       if (bad === undefined) continue;
       this.#reason = this.#job.outlet.reason(bad);
       if (this.#next < mail.length && !(await this.#pause(bad))) return this.#end(true);
@@ -125,21 +127,21 @@ class PacedRun<Mail> {
     return batch;
   }
 
-  /** @returns whether to go on: what was tried stayed away, or there is nothing left to try */
+  /** @returns whether to go on: what was tried got through, or there is nothing left to try */
   async #pause(bad: readonly Mail[]): Promise<boolean> {
     const { mail, outlet, patience, clock, signal, report } = this.#job;
     let waited = 0;
     let refused = bad;
     for (let waitMs = patience.firstMs; waited + waitMs <= patience.giveUpMs; waitMs = this.#longer(waitMs)) {
-      const { cameBack } = outlet.look(refused);
-      report?.({ type: "paused", cameBack, of: refused.length, reason: this.#reason, waitMs });
+      const { cameBack, returned } = outlet.look(refused);
+      report?.({ type: "paused", cameBack, returned, of: refused.length, reason: this.#reason, waitMs });
       this.#pauses++;
       await clock.sleep(waitMs, signal);
       waited += waitMs;
       refused = await this.#release(patience.probe);
       report?.({ type: "probe", messages: refused.length });
       await this.#settled(refused, patience.probeMs);
-      if (!this.#mostCameBack(refused)) {
+      if (!this.#mostFailed(refused)) {
         this.#watched = [refused];
         report?.({ type: "resumed" });
         return true;
@@ -161,7 +163,8 @@ class PacedRun<Mail> {
     while (outlet.look(batch).open > 0 && clock.monotonic() < until) await clock.sleep(patience.lookMs, signal);
   }
 
-  #mostCameBack(batch: readonly Mail[]): boolean {
-    return this.#job.outlet.look(batch).cameBack > batch.length / 2;
+  #mostFailed(batch: readonly Mail[]): boolean {
+    const { cameBack, returned } = this.#job.outlet.look(batch);
+    return cameBack + returned > batch.length / 2;
   }
 }

@@ -2,6 +2,7 @@ import { lstatSync, readFileSync } from "node:fs";
 import { errnoOf } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { locate, locateLog } from "../postfix/spool.ts";
+import type { ReturnedMail } from "./release-log.ts";
 import type { Outcomes } from "./release-pace.ts";
 
 /** A message that was let go. */
@@ -14,44 +15,62 @@ export interface Watched {
   readonly waits: boolean;
 }
 
+type End = "done" | "came-back" | "returned";
+
 /**
- * What became of released mail, told by the queue: a message that is gone was delivered or returned to its sender; one that is
- * in deferred with a later retry time than it had came back. What has been seen once counts, whatever a later attempt does.
+ * What became of released mail. The queue tells: a message that is gone is done; one that is in deferred with a later retry time
+ * than it had came back. Of those that are gone the mail log tells which were returned to their senders. What has been seen once
+ * counts, whatever a later attempt does.
  */
 export class ReleaseWatch {
   readonly #instance: PostfixInstance;
   readonly #now: () => number;
-  readonly #ended = new Map<string, "done" | "came-back">();
+  readonly #log: Pick<ReturnedMail, "update"> | null;
+  readonly #ended = new Map<string, End>();
+  #returned: ReadonlyMap<string, string> = new Map();
 
-  /** @param now milliseconds since 1970 */
-  constructor(instance: PostfixInstance, now: () => number) {
+  /**
+   * @param now milliseconds since 1970
+   * @param log null where there is none to be read
+   */
+  constructor(instance: PostfixInstance, now: () => number, log: Pick<ReturnedMail, "update"> | null) {
     this.#instance = instance;
     this.#now = now;
+    this.#log = log;
   }
 
-  /** Messages seen to have come back. */
-  get cameBack(): number {
-    return [...this.#ended.values()].filter((end) => end === "came-back").length;
+  /** Messages seen to have come back, or been returned. */
+  count(end: "came-back" | "returned"): number {
+    return [...this.#ended.values()].filter((one) => one === end).length;
   }
 
   look(batch: readonly Watched[]): Outcomes {
+    this.#returned = this.#log?.update() ?? this.#returned;
     const ends = batch.map((one) => this.#endOf(one));
-    const count = (end: "done" | "came-back" | undefined) => ends.filter((one) => one === end).length;
-    return { done: count("done"), cameBack: count("came-back"), open: count(undefined) };
+    const count = (end: End | undefined) => ends.filter((one) => one === end).length;
+    return {
+      ...{ done: count("done"), cameBack: count("came-back"), returned: count("returned"), open: count(undefined) },
+    };
   }
 
-  /** The reason most of a batch's defer logs give, in the words of one of them. */
+  /** The reason most of a batch's defer logs and returns give, in the words of one of them. */
   reason(batch: readonly Watched[]): string | null {
     const { queueDirectory, hashDepth } = this.#instance;
-    const logs = batch.flatMap(({ id }) => textOf(locateLog(queueDirectory, "defer", id, hashDepth)) ?? []);
-    return mostCommonReason(logs);
+    return mostCommonReason(
+      batch.flatMap(({ id }) => {
+        const returned = this.#returned.get(id);
+        if (returned !== undefined) return [`reason=${returned}`];
+        return textOf(locateLog(queueDirectory, "defer", id, hashDepth)) ?? [];
+      }),
+    );
   }
 
-  #endOf(message: Watched): "done" | "came-back" | undefined {
+  /** The log may tell a moment after the queue. */
+  #endOf(message: Watched): End | undefined {
     if (message.waits) return "done";
     const known = this.#ended.get(message.id);
-    if (known !== undefined) return known;
-    const end = this.#lookAt(message);
+    if (known === "returned" || (known !== undefined && !this.#returned.has(message.id))) return known;
+    const end = this.#returned.has(message.id) ? "returned" : this.#lookAt(message);
     if (end !== undefined) this.#ended.set(message.id, end);
     return end;
   }

@@ -14,6 +14,7 @@ import { isExpired } from "./forecast.ts";
 import { RunJournal, type RunRecord, readRuns } from "./journal.ts";
 import { queueFilePath } from "./place.ts";
 import { chooseMail, type HeldMail, isWaiting, type NotReleased, type ReleaseChoice } from "./release-choice.ts";
+import { mailLogOf, ReturnedMail } from "./release-log.ts";
 import { batchesOf, domainsInTurn, oldestFirst, type Pace } from "./release-order.ts";
 import {
   type Outcomes,
@@ -78,6 +79,7 @@ export type ReleaseEvent =
       readonly remaining: number;
       /** Seen so far; null when nobody watches. */
       readonly cameBack: number | null;
+      readonly returned: number | null;
     };
 
 export interface ReleaseReport {
@@ -96,12 +98,13 @@ export interface ReleaseReport {
   readonly notFound: readonly NotReleased[];
   /** Could not be let go. */
   readonly problems: readonly NotReleased[];
-  /** Deferred again, as far as that was watched; null when it was not. */
+  /** Deferred again, and returned to the sender, as far as that was watched; null when it was not. */
   readonly cameBack: number | null;
+  readonly returned: number | null;
   readonly paused: number;
-  /** Mail kept coming back: the rest was not tried. */
+  /** Most was still not delivered: the rest was not tried. */
   readonly gaveUp: boolean;
-  /** Why mail came back. */
+  /** Why that was. */
   readonly reason: string | null;
   /** Let go, and not tried at once: Postfix tries them in its own time, or when it starts. */
   readonly notWoken: number;
@@ -148,7 +151,8 @@ async function releaseLocked(job: ReleaseJob): Promise<ReleaseReport> {
   const left = leftSince(job, record, files);
   const journal = RunJournal.reopen(record);
   try {
-    const hands = new ReleasingHands(job, journal, running);
+    const log = pace === undefined ? null : await mailLogOf(instance);
+    const hands = new ReleasingHands(job, journal, running, log === null ? null : new ReturnedMail(log));
     await hands.settle(
       left,
       left.some(({ at }) => at === "maildrop"),
@@ -158,7 +162,7 @@ async function releaseLocked(job: ReleaseJob): Promise<ReleaseReport> {
     hands.forget(choice.notFound);
     job.report?.({ type: "forecast", ...forecastOf(job, choice, running) });
     const paced = await letGo(job, hands, choice);
-    return reportOf({ record, before: released.size, choice, hands, paced, isPaced: pace !== undefined, running });
+    return reportOf({ record, before: released.size, choice, hands, paced, pace, running });
   } finally {
     journal.close();
   }
@@ -249,11 +253,11 @@ class ReleasingHands implements Outlet<HeldMail> {
   #running: boolean;
   #batches = 0;
 
-  constructor(job: ReleaseJob, journal: RunJournal, running: boolean) {
+  constructor(job: ReleaseJob, journal: RunJournal, running: boolean, log: ReturnedMail | null) {
     this.#job = job;
     this.#journal = journal;
     this.#running = running;
-    this.watch = new ReleaseWatch(job.instance, () => job.clock.now());
+    this.watch = new ReleaseWatch(job.instance, () => job.clock.now(), log);
   }
 
   look(batch: readonly HeldMail[]): Outcomes {
@@ -403,9 +407,8 @@ class ReleasingHands implements Outlet<HeldMail> {
 
   #tell(): void {
     const { pace, report } = this.#job;
-    const cameBack = pace === undefined ? null : this.watch.cameBack;
     const { released, remaining } = this;
-    report?.({ type: "batch", batch: ++this.#batches, released, remaining, cameBack });
+    report?.({ type: "batch", batch: ++this.#batches, released, remaining, ...failuresOf(this.watch, pace) });
   }
 
   async #requirePostfix(): Promise<void> {
@@ -418,6 +421,11 @@ class ReleasingHands implements Outlet<HeldMail> {
       { hints: ["start Postfix; the same command then goes on with them"] },
     );
   }
+}
+
+function failuresOf(watch: ReleaseWatch, pace: Pace | undefined) {
+  if (pace === undefined) return { cameBack: null, returned: null };
+  return { cameBack: watch.count("came-back"), returned: watch.count("returned") };
 }
 
 function isFile(path: string, inode: string): boolean {
@@ -465,7 +473,7 @@ function reportOf({
   choice,
   hands,
   paced,
-  isPaced,
+  pace,
   running,
 }: {
   readonly record: RunRecord;
@@ -473,7 +481,7 @@ function reportOf({
   readonly choice: ReleaseChoice;
   readonly hands: ReleasingHands;
   readonly paced: PacedRelease;
-  readonly isPaced: boolean;
+  readonly pace: Pace | undefined;
   readonly running: boolean;
 }): ReleaseReport {
   const { inDoubt, admin, fence, claimed, notFound, unfit } = choice;
@@ -485,7 +493,7 @@ function reportOf({
     ...{ inDoubt: inDoubt.length, admin: admin.length, fence: fence.length },
     remaining: choice.release.length - hands.released + claimed.length + unfit.length,
     ...{ claimed, notFound, problems },
-    cameBack: isPaced ? hands.watch.cameBack : null,
+    ...failuresOf(hands.watch, pace),
     paused: paced.pauses,
     gaveUp: paced.gaveUp,
     reason: paced.reason,

@@ -157,6 +157,17 @@ describe.skipIf(!needs("root", "postfix", "flock")).concurrent("a release", () =
     expect(bench.sink.audit(letters)).toEqual({ lost: [], doubled: [] });
   });
 
+  test("at a rate pauses for mail that is returned to its senders", { timeout: 120_000 }, async () => {
+    await using bench = await Bench.make(12);
+    const run = await bench.place(bench.kept.map((one) => ({ kept: one })));
+    for (const domain of domains) bench.sink.set(domain, { rcpt: "550 5.7.1 not from you" });
+    const report = await bench.release(run, { pace: { batch: 4, intervalMs: 1500 }, patience });
+    expect(report).toMatchObject({ gaveUp: true, paused: 2, cameBack: 0, returned: report.released });
+    expect(report.reason).toContain("550 5.7.1 not from you");
+    expect(report.remaining).toBeGreaterThan(0);
+    expect(bench.postfix.held()).toHaveLength(report.remaining);
+  });
+
   test("says on the command line what it needs, stops at Ctrl-C and is continued", { timeout: 120_000 }, async () => {
     await using site = await Site.make();
     await using bench = await Bench.make(24, site.stateDirectory);
@@ -312,7 +323,8 @@ class Bench implements AsyncDisposable {
     const sink = await Sink.start({ domains: Object.fromEntries(domains.map((domain) => [domain, later])) });
     const postfix = await PrivatePostfix.start({ sink });
     const letters = Array.from({ length: messages }, (_, at) =>
-      plainLetter({ recipients: [`r${at}@${domains[at % domains.length]}`] }),
+      // Notices go to the sender, and are thrown away.
+      plainLetter({ sender: "s@discard.test", recipients: [`r${at}@${domains[at % domains.length]}`] }),
     );
     return new Bench(postfix, sink, await queueFilesOf(postfix, letters), state);
   }

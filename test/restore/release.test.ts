@@ -1,12 +1,16 @@
+import { appendFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { RunMessage } from "../../src/restore/journal.ts";
 import { fateOf } from "../../src/restore/release-choice.ts";
+import { ReturnedMail } from "../../src/restore/release-log.ts";
 import { batchesOf, domainsInTurn, oldestFirst, paceOf } from "../../src/restore/release-order.ts";
 import { type Outcomes, type PaceEvent, type Patience, releasePaced } from "../../src/restore/release-pace.ts";
 import { mostCommonReason } from "../../src/restore/release-watch.ts";
 import type { RunFile } from "../../src/restore/whereabouts.ts";
 import type { Clock } from "../../src/system/clock.ts";
+import { destroyScratch, makeScratch } from "../support/scratch.ts";
 
 describe("the order of a release", () => {
   test("gives each domain its turn, oldest first", () => {
@@ -96,13 +100,19 @@ describe("mail that is let go at a rate", () => {
     const site = new Site(60, (_, now) => (now < 10_000 ? "came-back" : "done"));
     expect(await site.release(pace)).toEqual({ released: 60, pauses: 2, gaveUp: false, reason: "450 later" });
     expect(site.events).toEqual([
-      { type: "paused", cameBack: 10, of: 10, reason: "450 later", waitMs: 5000 },
+      { type: "paused", cameBack: 10, returned: 0, of: 10, reason: "450 later", waitMs: 5000 },
       { type: "probe", messages: 4 },
-      { type: "paused", cameBack: 4, of: 4, reason: "450 later", waitMs: 10_000 },
+      { type: "paused", cameBack: 4, returned: 0, of: 4, reason: "450 later", waitMs: 10_000 },
       { type: "probe", messages: 4 },
       { type: "resumed" },
     ]);
     expect(site.batches.map(([, size]) => size)).toEqual([10, 4, 4, 10, 10, 10, 10, 2]);
+  });
+
+  test("pauses for mail that is returned as for mail that comes back", async () => {
+    const site = new Site(20, (number) => (["returned", "came-back", "done"] as const)[number % 3] ?? "done");
+    expect(await site.release(pace)).toMatchObject({ pauses: 2, gaveUp: false });
+    expect(site.events[0]).toMatchObject({ cameBack: 3, returned: 4, of: 10 });
   });
 
   test("gives up after a time, with what was not tried where it is", async () => {
@@ -158,7 +168,38 @@ describe("the reason why mail comes back", () => {
   });
 });
 
-type Fate = "done" | "came-back" | "open";
+describe("mail that was returned to its sender", () => {
+  let directory = "";
+  let log = "";
+  beforeEach(() => {
+    directory = makeScratch();
+    log = join(directory, "mail.log");
+  });
+  afterEach(() => destroyScratch(directory));
+
+  const line = (id: string, text: string) => `Nov 24 20:00:00 mx postfix/smtp[7]: ${id}: ${text}\n`;
+  const bounced = (id: string) => line(id, "to=<a@b.test>, relay=b[10.0.0.1]:25, status=bounced (550 (no) such user)");
+
+  test("is told by what is appended to the log, also when it is rotated", () => {
+    writeFileSync(log, bounced("7E48C16210A1"));
+    const returned = new ReturnedMail(log);
+    expect(returned.update().size).toBe(0);
+    appendFileSync(
+      log,
+      bounced("7E48C16210B1") + line("7E48C16210B2", "to=<c@b.test>, status=sent (250 status=bounced (x))"),
+    );
+    appendFileSync(log, line("7E48C16210B3", "from=<a@b.test>, status=expired, returned to sender").slice(0, 60));
+    expect([...returned.update()]).toEqual([["7E48C16210B1", "550 (no) such user"]]);
+    appendFileSync(log, line("7E48C16210B3", "from=<a@b.test>, status=expired, returned to sender").slice(60));
+    expect([...returned.update().keys()]).toEqual(["7E48C16210B1", "7E48C16210B3"]);
+    renameSync(log, `${log}.1`);
+    expect(returned.update().size).toBe(2);
+    writeFileSync(log, bounced("7E48C16210B4"));
+    expect([...returned.update().keys()]).toEqual(["7E48C16210B1", "7E48C16210B3", "7E48C16210B4"]);
+  });
+});
+
+type Fate = "done" | "came-back" | "returned" | "open";
 
 /** Mail, and a time of its own: what becomes of each message, by its number, now, and when it was let go. */
 class Site {
@@ -195,7 +236,8 @@ class Site {
   #look(batch: readonly number[]): Outcomes {
     const fates = batch.map((number) => this.#end(number));
     const count = (fate: Fate) => fates.filter((one) => one === fate).length;
-    return { done: count("done"), cameBack: count("came-back"), open: count("open") };
+    const failed = { cameBack: count("came-back"), returned: count("returned") };
+    return { done: count("done"), ...failed, open: count("open") };
   }
 
   async #take(batch: readonly number[]): Promise<void> {

@@ -124,26 +124,34 @@ function tell(context: Context, event: ReleaseEvent, rate: number | undefined): 
       return;
     case "batch":
       render.line(event);
-      render.progress(`${event.released} messages released, ${event.remaining} on hold${returned(event.cameBack)}`);
+      render.progress(`${event.released} messages released, ${event.remaining} on hold${failures(event)}`);
       return;
     case "paused": {
       const why = event.reason === null ? "" : `: ${printable(event.reason)}`;
       render.line(event);
-      render.warn(
-        `${event.cameBack} of the last ${event.of} messages came back, pausing for ${span(event.waitMs)}${why}`,
-      );
+      render.warn(`of ${event.of} messages ${failed(event)}, pausing for ${span(event.waitMs)}${why}`);
       return;
     }
     case "probe":
       render.event(event, `trying ${event.messages} messages`);
       return;
     case "resumed":
-      render.event(event, "going on: they did not come back");
+      render.event(event, "going on: they got through");
   }
 }
 
-function returned(cameBack: number | null): string {
-  return cameBack === null || cameBack === 0 ? "" : `, ${cameBack} came back`;
+function failures({ cameBack, returned }: Failures): string {
+  return (cameBack ?? 0) + (returned ?? 0) === 0 ? "" : `, ${failed({ cameBack, returned })}`;
+}
+
+interface Failures {
+  readonly cameBack: number | null;
+  readonly returned: number | null;
+}
+
+function failed({ cameBack, returned }: Failures): string {
+  const parts = [`${cameBack ?? 0} came back`, ...(returned ? [`${returned} were returned to the sender`] : [])];
+  return parts.join(" and ");
 }
 
 function tellForecast({ render }: Context, forecast: ReleaseForecast, rate: number | undefined): void {
@@ -186,7 +194,9 @@ function tellReport({ render }: Context, report: ReleaseReport): void {
   for (const finding of findings.slice(0, shown)) render.warn(printable(finding));
   if (findings.length > shown) render.warn(`and ${findings.length - shown} more: --json lists them all`);
   if (counts.gaveUp) {
-    render.warn(`mail kept coming back${counts.reason === null ? "" : ` (${printable(counts.reason)})`}: gave up`);
+    render.warn(
+      `mail was still not delivered${counts.reason === null ? "" : ` (${printable(counts.reason)})`}: gave up`,
+    );
   }
   const listed = { claimed: claimed.length, notFound: notFound.length, problems: problems.length };
   render.summary({ ...counts, ...listed });
@@ -202,10 +212,10 @@ function toLine({ queueId, reason, ...more }: { queueId: string; reason: string;
   return { queueId, reason, ...(more.claim === undefined ? {} : { claim: more.claim }) };
 }
 
-function textOf({ run: name, released, before, remaining, inDoubt, admin, fence, cameBack }: ReleaseReport): string {
+function textOf({ run: name, released, before, remaining, inDoubt, admin, fence, ...more }: ReleaseReport): string {
   const parts = [
     ...(before > 0 ? [`${before} had been before`] : []),
-    ...(cameBack !== null ? [`${cameBack} came back`] : []),
+    ...(more.cameBack !== null ? [failed(more)] : []),
     ...(remaining > 0 ? [`${remaining} are still on hold`] : []),
     ...(inDoubt > 0 ? [`${inDoubt} in doubt stay on hold`] : []),
     ...(admin > 0 ? [`${admin} of the administrator's stay on hold`] : []),
