@@ -188,6 +188,15 @@ describe.skipIf(!needs("root", "postfix", "flock"))("restoring configuration by 
     expect(await postfix.postconf("myhostname")).toBe("mx2.target.test");
   });
 
+  test("where its mail can't go, the configuration is not replaced either", async () => {
+    await using postfix = await target();
+    await postfix.start();
+    const before = [everything(postfix.configDirectory), kept()];
+    const { code, stderr } = await restore("--into", postfix.configDirectory, "--with-config", "--yes");
+    expect({ code, stderr }).toMatchObject({ code: 1, stderr: expect.stringMatching(/running|runs/) });
+    expect([everything(postfix.configDirectory), kept()]).toEqual(before);
+  });
+
   test("as plain files the configuration comes without the mail", async () => {
     const to = join(named, "files");
     const { code, json } = await restore("--to", to, "--config-only", "--json");

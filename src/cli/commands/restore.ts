@@ -181,8 +181,10 @@ function writePlan(
 
 async function act(restoration: Restoration): Promise<number> {
   const { context, choice, wants, stored } = restoration;
-  // Before the configuration is touched.
-  if (stored?.mail != null) approved(stored.mail, await planOnly(await requestOf(restoration)));
+  // Before the configuration is touched: mail that can't be placed must not leave another configuration behind.
+  const first = wants.mail && (wants.configuration || stored !== undefined);
+  const prepared = first ? await planOnly(await requestOf(restoration)) : undefined;
+  if (prepared !== undefined && stored?.mail != null) approved(stored.mail, prepared);
   if (choice.route === "requeue" && !(await agreesToRequeue(context))) return 1;
   const configuration = wants.configuration ? await configure(restoration) : undefined;
   if (configuration !== undefined && (configuration.exit === 1 || !wants.mail)) {
