@@ -4,7 +4,7 @@ import { recordReleased } from "../holds/released.ts";
 import { release, scanDeferred, scanMaildrop } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import type { Clock } from "../system/clock.ts";
-import type { RunJournal } from "./journal.ts";
+import type { RunJournal, StagedMessage } from "./journal.ts";
 import { type PlacedMessage, type Placement, Placer, sweepTemporaries } from "./place.ts";
 import type { Route } from "./plan.ts";
 import { type PlacementProof, provePlaced } from "./prove.ts";
@@ -50,7 +50,8 @@ export async function placeRest(placing: Placing): Promise<Placed> {
   const [first, then] = partition(rest.toPlace, ({ message }) => isHeldFirst(route, message.queue));
   const held = first.map((placement) => placer.place(placement, "hold"));
   placer.sync();
-  const heldProof = route === "merge" ? await prove(placing, held) : undefined;
+  const toRelease = route === "merge" ? [...held, ...rest.placed].filter((one) => isToRelease(placing, one)) : [];
+  const heldProof = route === "merge" ? await prove(placing, [...new Set([...held, ...toRelease])]) : undefined;
   journal.visible();
   const live = then.map((placement) => placer.place(placement));
   placer.sync();
@@ -58,9 +59,23 @@ export async function placeRest(placing: Placing): Promise<Placed> {
   const placed = [...held, ...live];
   const proof = heldProof ?? (isTakenAtOnce(placing) ? nothingFound : await prove(placing, placed));
   placing.check();
-  if (route === "merge") await releaseLive(placing, proof, [...held, ...rest.placed]);
+  const stuck = await releaseLive(placing, proof, toRelease);
   if (placing.running && live.some(({ message }) => message.queue === "maildrop")) await scanMaildrop(instance);
-  return { placed, proof, movedAside: placer.movedAside };
+  return { placed, proof: withProblems(proof, stuck), movedAside: placer.movedAside };
+}
+
+/** Whether a message lies on hold by our hand that Postfix is to deliver. It is told by its inode: names come again. */
+function isToRelease({ instance, rest }: Placing, { message, path, inode }: PlacedMessage): boolean {
+  return (
+    message.queue === "deferred" &&
+    !rest.released.has(message.number) &&
+    path.startsWith(`${instance.queueDirectory}/hold/`) &&
+    inodeOf(path) === inode
+  );
+}
+
+function withProblems(proof: PlacementProof, more: ReadonlyMap<string, string>): PlacementProof {
+  return { ...proof, messages: new Map([...more, ...proof.messages]) };
 }
 
 /** Of a route, which mail lies in hold before any of it is visible to Postfix. */
@@ -81,40 +96,55 @@ async function prove({ instance, route, rest, report }: Placing, placed: readonl
 }
 
 /**
- * Release what was on hold only until it was proven. Also what an interrupted run left so; it is told by its inode, and by
- * the journal, which knows what was released before.
+ * Release what was on hold only until it was proven. What was not proven stays there, in doubt, for an operator to judge.
+ *
+ * @returns by id, why a message that was proven is on hold still
  */
 async function releaseLive(
-  { instance, stateDirectory, journal, running, clock, report }: Placing,
+  { instance, journal, running, stateDirectory, clock, report }: Placing,
   proof: PlacementProof,
   candidates: readonly PlacedMessage[],
-): Promise<void> {
-  const ready = candidates.filter(
-    ({ message, id, path, inode }) =>
-      message.queue === "deferred" &&
-      !proof.messages.has(id) &&
-      path.startsWith(`${instance.queueDirectory}/hold/`) &&
-      inodeOf(path) === inode,
-  );
-  if (ready.length === 0) return;
+): Promise<ReadonlyMap<string, string>> {
+  const [ready, unproven] = partition(candidates, ({ id }) => !proof.messages.has(id));
+  for (const { message, id } of unproven) doubt(journal, message, proof.messages.get(id) ?? "");
+  if (ready.length === 0) return new Map();
   report?.({ type: "step", step: "release", messages: ready.length });
   journal.releasing(ready.map(({ message }) => message.number));
-  await release(
+  const said = await release(
     instance,
     ready.map(({ id }) => id),
   );
-  const left = ready.filter(({ path, inode }) => inodeOf(path) !== inode);
-  // An administrator who holds one of them later is not to be taken for us.
-  recordReleased(stateDirectory, instance, {
-    run: journal.run,
-    time: new Date(clock.now()).toISOString(),
-    ids: left.map(({ id }) => id),
-  });
+  // What postsuper says it released is done with, also when somebody has put it on hold again a moment later.
+  const out = new Set(said.ids);
+  const [left, stuck] = partition(ready, ({ id, path, inode }) => out.has(id) || inodeOf(path) !== inode);
+  noteReleased(
+    { instance, journal, stateDirectory, clock },
+    left.map(({ message: { number }, id }) => ({ number, id })),
+  );
+  for (const { message } of stuck) doubt(journal, message, notReleased);
+  if (running) await scanDeferred(instance);
+  return new Map(stuck.map(({ id }) => [id, notReleased]));
+}
+
+/** Note what has left hold: an administrator who holds one of them later is not to be taken for us. */
+export function noteReleased(
+  { instance, journal, stateDirectory, clock }: Pick<Placing, "instance" | "journal" | "stateDirectory" | "clock">,
+  left: readonly Pick<StagedMessage, "number" | "id">[],
+): void {
+  if (left.length === 0) return;
+  const time = new Date(clock.now()).toISOString();
+  recordReleased(stateDirectory, instance, { run: journal.run, time, ids: left.map(({ id }) => id) });
   journal.released(
-    left.map(({ message }) => message.number),
+    left.map(({ number }) => number),
     clock.now(),
   );
-  if (running) await scanDeferred(instance);
+}
+
+const notReleased = "postsuper did not release it from hold";
+
+/** It stays on hold, and `release --in-doubt` lets it go when an operator has looked. */
+function doubt(journal: RunJournal, { number, mode, mtime, recipients }: PlacedMessage["message"], why: string): void {
+  journal.doubted(number, { inDoubt: `it could not be proven: ${why}`, mode, mtime, recipients });
 }
 
 function inodeOf(path: string): string {

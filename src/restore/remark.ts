@@ -1,4 +1,5 @@
 import { utimesSync } from "node:fs";
+import { errnoOf } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { readLocks } from "../postfix/locks.ts";
 import { markDone } from "../postfix/marks.ts";
@@ -19,13 +20,23 @@ export function remark(instance: PostfixInstance, runs: readonly RunRecord[], wa
   for (const { id, inode, recipients } of wanted) {
     const found = locateInQueue(instance, "hold", id);
     if (found === undefined || String(found.stat.ino) !== inode) continue;
-    if (readLocks().has(found.stat.dev, found.stat.ino)) continue;
-    markDone(found.path, recipients);
+    if (readLocks().has(found.stat.dev, found.stat.ino) || !mark(found.path, recipients)) continue;
     utimesSync(found.path, found.stat.atimeMs / 1000, found.stat.mtimeMs / 1000);
     record(runs, id, inode, found.path);
     marked++;
   }
   return marked;
+}
+
+/** @returns false when somebody has let it go a moment ago */
+function mark(path: string, recipients: readonly number[]): boolean {
+  try {
+    markDone(path, recipients);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === "ENOENT") return false;
+    throw error;
+  }
 }
 
 /** Without its new digest, the run that placed it would not know the file any more when it is undone. */

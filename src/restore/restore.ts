@@ -6,12 +6,12 @@ import type { Claiming } from "./claiming.ts";
 import { RunJournal, type RunMessage, type RunRecord, type RunStart, toStagedMessage } from "./journal.ts";
 import { reportOf } from "./outcome.ts";
 import { sweepTemporaries, type Work } from "./place.ts";
-import { placeRest, recordHolds } from "./placing.ts";
+import { noteReleased, placeRest, recordHolds } from "./placing.ts";
 import { choiceOptions, choiceText, type PlannedMessage, type RestorePlan } from "./plan.ts";
 import { type PlanRequest, type Prepared, prepare } from "./prepare.ts";
 import { remark } from "./remark.ts";
 import type { MessageProblem, RestoreReport } from "./report.ts";
-import { type Rest, refuseOtherRun, restOf, sweepLitter } from "./resume.ts";
+import { type Rest, refuseOtherRun, releasedMeanwhile, restOf, sweepLitter } from "./resume.ts";
 import { readTrusted } from "./source.ts";
 import { type StagedMessages, stageMessages } from "./stage-messages.ts";
 import {
@@ -129,7 +129,7 @@ async function restoreAnew(job: RestoreJob, run: Run): Promise<RestoreReport> {
   journal.placing(staged.map(toStagedMessage));
   const waiting = staged.filter(({ message }) => message.waits);
   const toPlace = staged.filter(({ message }) => !message.waits);
-  const rest = { toPlace, waiting, placed: [], left: [], dropped: [] };
+  const rest = { toPlace, waiting, placed: [], left: [], dropped: [], released: new Set<number>() };
   const warnings = [...warningsOf(plan), ...claimed.warnings, ...markedWarning(marked)];
   const record = { run: journal.run, judged: plan.log !== null, claim: claimed.id };
   return place(job, run, { record, journal, rest, unproven, warnings });
@@ -184,8 +184,11 @@ async function finish(job: RestoreJob, run: Run, record: RunRecord): Promise<Res
   const { manifest } = run.prepared;
   const byKey = new Map(manifest.messages.map((message) => [entryKey(message), message]));
   const work = record.messages.map((message) => ({ message, entry: known(byKey.get(message.key), record) }));
+  const out = releasedMeanwhile(job.instance, record);
   const journal = RunJournal.reopen(record);
-  const rest = restOf(job.instance, record, work, journal);
+  noteReleased({ ...job, journal }, out);
+  const released = new Set([...record.released, ...out.map(({ number }) => number)]);
+  const rest = { ...restOf(job.instance, record, work, journal), released };
   // Again: what is in doubt now was not to be held before.
   recordHolds({ ...job, route: record.route, since: record.time }, journal.run, rest.toPlace);
   const staged = new Set(record.staged.map(({ number }) => number));
