@@ -509,7 +509,7 @@ async function collect(child: ChildProcess, input?: string | Buffer): Promise<Pr
   child.stdin?.end(input ?? "");
   const code = await new Promise<number>((resolve, reject) => {
     child.on("error", reject);
-    child.on("exit", (status) => resolve(status ?? -1));
+    child.on("close", (status) => resolve(status ?? -1)); // at its exit, some of what it said may still be unread
   });
   return { code, stdout, stderr };
 }
