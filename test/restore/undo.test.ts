@@ -23,6 +23,8 @@ import { claimsOf, standingClaims } from "../../src/restore/claiming.ts";
 import { RunJournal, type RunRecord, readRuns } from "../../src/restore/journal.ts";
 import { queueFilePath } from "../../src/restore/place.ts";
 import { PlacedRecord } from "../../src/restore/placed-record.ts";
+import { choiceText, type RestorePlan } from "../../src/restore/plan.ts";
+import { refuseOtherRun } from "../../src/restore/resume.ts";
 import { planUndo, type UndoReport, undoRun } from "../../src/restore/undo.ts";
 import { claimDigester } from "../../src/snapshot/claim.ts";
 import { systemClock } from "../../src/system/clock.ts";
@@ -31,7 +33,7 @@ import { newSigningKey, trustFile } from "../support/claims.ts";
 import { queueFiles } from "../support/hand-made.ts";
 import { errorOf } from "../support/keys.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
-import { noon } from "./entries.ts";
+import { choice, noon } from "./entries.ts";
 import { filesOf, type MadeExtent, type MadeMessage, type MadeRun, makeRun, makeSpool } from "./made-run.ts";
 
 const bytes = queueFiles.get("partly-done") ?? Buffer.of();
@@ -319,6 +321,15 @@ describe("an undo that was interrupted itself", () => {
     journaled(made, (journal) => journal.undone([0], noon * 1000));
     expect(await undo(made.run)).toMatchObject({ removed: [{ from: "7E48C162110" }], undoneBefore: 1, left: [] });
     expect([...filesOf(instance).keys()]).toEqual(targetsOwn);
+  });
+
+  test("keeps the restore from being finished, which would take for delivered what was taken back", async () => {
+    const made = await restored([held, held], { phase: "placing", placed: 1 });
+    const same = { source: { snapshot: made.start.snapshot }, choice: choice() } as RestorePlan;
+    const asIt = (run: RunRecord) => ({ ...run, choice: choiceText(same.choice) });
+    expect(() => refuseOtherRun(asIt(record(made.run)), same)).not.toThrow();
+    journaled(made, (journal) => journal.undoing([0]));
+    expect(() => refuseOtherRun(asIt(record(made.run)), same)).toThrow("is being undone");
   });
 
   test("makes the directory again that messages wait in", async () => {
