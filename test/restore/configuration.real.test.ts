@@ -31,7 +31,9 @@ import {
   write,
 } from "./configuration-site.ts";
 
-describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("restoring configuration", () => {
+// Side by side: Postfix's commands spend most of the time waiting until a changed main.cf is two seconds old.
+const supported = needs("root", "postfix", "openssl", "flock");
+describe.skipIf(!supported).concurrent("restoring configuration", () => {
   let site: Site;
   let named: string;
   let source: PrivatePostfix;
@@ -208,7 +210,10 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("restoring config
   });
 
   test("secrets are in no plan, diff, report or event", async () => {
-    const secret = await makeSource(named, { main: { smtp_tls_policy_maps: "texthash:$config_directory/policy" } });
+    await using own = await Site.make();
+    const secret = await makeSource(join(own.directory, "named"), {
+      main: { smtp_tls_policy_maps: "texthash:$config_directory/policy" },
+    });
     try {
       const main = join(secret.configDirectory, "main.cf");
       await secret.setParameter("lmtp_sasl_password_maps", `static:user:${canary}`);
@@ -221,7 +226,7 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("restoring config
         0o600,
       );
       utimesSync(main, 1, 1);
-      await using target = await standby(await backup(site, secret));
+      await using target = await standby(await backup(own, secret));
       for (const [name, mode] of [
         ["sasl_passwd", 0o644],
         ["policy", 0o600],
@@ -270,10 +275,11 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("restoring config
   test("a running Postfix keeps its queue directory, or nothing happens", async () => {
     await using target = await standby(snapshot);
     await target.postfix.start();
-    const other = await makeSource(named);
+    await using own = await Site.make();
+    const other = await makeSource(join(own.directory, "named"));
     try {
       await other.setParameter("queue_directory", other.queueDirectory);
-      const from = { ...target.where, ...(await backup(site, other)) };
+      const from = { ...target.where, ...(await backup(own, other)) };
       await using job = await configurationJob(from);
       expect((await planConfiguration(job)).running).toBe(true);
       await expect(applyConfiguration(job)).rejects.toMatchObject({
@@ -287,10 +293,11 @@ describe.skipIf(!needs("root", "postfix", "openssl", "flock"))("restoring config
   });
 
   test("undo does not take its queue directory from a running Postfix", async () => {
-    const other = await makeSource(named);
+    await using own = await Site.make();
+    const other = await makeSource(join(own.directory, "named"));
     try {
       await other.setParameter("queue_directory", other.queueDirectory);
-      await using target = await standby(await backup(site, other));
+      await using target = await standby(await backup(own, other));
       const { run } = await target.apply();
       await target.postfix.postfix("start");
       await expect(target.undo(run)).rejects.toMatchObject({
