@@ -23,7 +23,7 @@ export async function examineInstances(
     if (!hasQueue) continue;
     await look(`postfix ${instance.name}`, report, () => examineInstance(instance, role));
     await look(`locks ${instance.name}`, report, () => examineLocks(instance));
-    await look(`hold ${instance.name}`, report, () => examineHold(instance));
+    await look(`hold ${instance.name}`, report, () => examineHold(instance, role));
     usable.push(instance);
   }
   return usable;
@@ -93,10 +93,14 @@ async function examineLocks(instance: PostfixInstance): Promise<readonly Finding
   ];
 }
 
-async function examineHold(instance: PostfixInstance): Promise<readonly Finding[]> {
+async function examineHold(instance: PostfixInstance, role: Role): Promise<readonly Finding[]> {
   const name = `hold ${instance.name}`;
   const reasons = await holdInboxReasons(instance);
   if (reasons.length === 0) return [good(name, "hold is nobody's inbox")];
+  if (role === "standby") {
+    const advice = "what a restore leaves on hold (mail in doubt, what an administrator held) would not stay there";
+    return reasons.map((reason) => good(name, reason, advice));
+  }
   return reasons.map((reason) =>
     good(
       name,

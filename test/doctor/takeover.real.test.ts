@@ -378,6 +378,20 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
       expect(json.at(-1)).toMatchObject({ type: "summary", ready: false });
     });
 
+    test("a hold queue that is somebody's inbox: advice", async () => {
+      await using scanned = await PrivatePostfix.create({ name: "mx" });
+      await using host = new Standby(site, [scanned]);
+      const rules = join(scanned.configDirectory, "header_checks");
+      writeFileSync(rules, "/^Received:/ HOLD\n");
+      await scanned.setParameter("header_checks", `regexp:${rules}`);
+      expect(await host.wrong()).toEqual([]);
+      expect(await host.passed("hold mx")).toEqual([
+        expect.stringMatching(
+          /puts every message on hold: .* \| what a restore leaves on hold .* would not stay there$/,
+        ),
+      ]);
+    });
+
     test("a queue directory that is not there", async () => {
       await using bare = await PrivatePostfix.create({ name: "mx" });
       rmSync(bare.queueDirectory, { recursive: true });
