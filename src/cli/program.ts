@@ -211,6 +211,7 @@ export function buildProgram(perform: Perform) {
     )
     .option("--shard <k/n>", "one of n equal shares, every message in exactly one; needs a snapshot's id")
     .option("--delivered-log <file...>", "surviving mail logs: what they prove delivered is not sent again")
+    .option("--log-zone <zone>", "time zone of those logs, such as Europe/Paris; default: as the snapshot has it")
     .option("--restore-deleted", "also what the logs say an administrator deleted")
     .option("--again", "also what earlier restores placed here: what was delivered since is delivered again")
     .option("--with-config", "the configuration too: shows a diff, keeps what it replaces")

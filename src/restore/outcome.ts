@@ -84,7 +84,12 @@ export function doubtfulOf(placed: readonly Doubtful[], judged: boolean): Doubtf
     const reason = inDoubt ?? (judged ? null : unknown);
     if (reason === null) return [];
     const address = (index: number) => message.recipients[index]?.address ?? "";
-    return recipients.map((index) => ({ queueId: message.queueId, recipient: address(index), reason }));
+    return recipients.map((index) => ({
+      queueId: message.queueId,
+      recipient: address(index),
+      reason,
+      held: inDoubt !== null,
+    }));
   });
 }
 

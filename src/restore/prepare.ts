@@ -20,6 +20,8 @@ export interface PlanRequest {
   readonly stateDirectory: string;
   /** Surviving mail logs of the host the snapshot is of, in any order. */
   readonly deliveredLog?: readonly string[] | undefined;
+  /** Time zone of the logs' host, where neither they nor the snapshot name it. */
+  readonly logZone?: string | undefined;
   /** Milliseconds since 1970 by which ages are told; default now. */
   readonly now?: number | undefined;
   readonly clock: Clock;
@@ -59,7 +61,8 @@ async function deliveriesOf(request: PlanRequest, manifest: Manifest): Promise<D
   const { source, choice, deliveredLog: files = [], clock, signal, report } = request;
   if (files.length === 0) return null;
   report?.({ type: "step", step: "logs", messages: manifest.messages.length });
-  const given = signal === undefined ? {} : { signal };
+  const { logZone: zone } = request;
+  const given = { ...(signal === undefined ? {} : { signal }), ...(zone === undefined ? {} : { zone }) };
   return judgeDeliveries({ source, manifest, instance: choice.instance, files, clock, ...given });
 }
 

@@ -22,6 +22,8 @@ export interface DoubtfulRecipient {
   readonly queueId: string;
   readonly recipient: string;
   readonly reason: string;
+  /** Whether the message is on hold for it; else it is only that no log tells. */
+  readonly held: boolean;
 }
 
 /** What can be said of mail beyond what was placed: from logs, or that there was none. */

@@ -80,7 +80,10 @@ describe.skipIf(!needs("root", "postfix"))("the built command", () => {
       deleted: 0,
       inDoubtOnHold: 1,
       inDoubt: expect.arrayContaining([
-        { queueId: "7E48C162110", recipient: "second@dest.test", reason: "it was being delivered while it was read" },
+        {
+          ...{ queueId: "7E48C162110", recipient: "second@dest.test", held: true },
+          reason: "it was being delivered while it was read",
+        },
       ]),
       notPlaced: [{ queueId: "7E48C162112", problem: expect.stringContaining("nobody-here") }],
       unproven: [],

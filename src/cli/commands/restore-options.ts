@@ -11,6 +11,8 @@ export interface RestoreOptions {
   readonly only?: readonly string[] | undefined;
   readonly shard?: string | undefined;
   readonly deliveredLog?: readonly string[] | undefined;
+  /** As `Europe/Paris`. */
+  readonly logZone?: string | undefined;
   readonly restoreDeleted?: true | undefined;
   readonly again?: true | undefined;
   readonly withConfig?: true | undefined;
@@ -31,6 +33,7 @@ const choosing: readonly Name[] = [
   "only",
   "shard",
   "deliveredLog",
+  "logZone",
   "restoreDeleted",
   "again",
 ];
@@ -61,10 +64,31 @@ export function checkOptions(spec: string, options: RestoreOptions): void {
       "what was deleted is known from logs alone: --restore-deleted needs --delivered-log",
     );
   }
+  if (given("logZone") && !given("deliveredLog")) {
+    throw new OperatorError(
+      "usage",
+      "--log-zone is the zone of the logs that --delivered-log names, and none is named",
+    );
+  }
+  if (options.logZone !== undefined && !isTimeZone(options.logZone)) {
+    throw new OperatorError("usage", `--log-zone ${options.logZone} is not the name of a time zone`, {
+      hints: ["write it as the time zone database does: Europe/Paris, America/New_York, UTC"],
+    });
+  }
   if (given("shard") && !/^[0-9a-f]{8,64}$/i.test(spec)) {
     throw new OperatorError("usage", `--shard needs the id of a snapshot, and ${spec} may mean another one elsewhere`, {
       hints: ["give every operator the same id, eight digits of it at least: spoolsafe snapshots"],
     });
+  }
+}
+
+function isTimeZone(name: string): boolean {
+  try {
+    new Intl.DateTimeFormat("en", { timeZone: name });
+    return true;
+  } catch (error) {
+    if (error instanceof RangeError) return false;
+    throw error;
   }
 }
 

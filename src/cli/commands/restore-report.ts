@@ -133,11 +133,9 @@ function tellBound({ render }: Pick<Context, "render">, { sentence, acceptedLate
 /** @param more fields of the summary */
 export function tellReport(context: Context, report: RestoreReport, queueDirectory: string, more: object = {}): void {
   const { render } = context;
-  const { alreadyDelivered, deleted, inDoubt, inDoubtOnHold, notPlaced, unproven, warnings } = report;
+  const { alreadyDelivered, deleted, inDoubt, notPlaced, unproven, warnings } = report;
   for (const warning of warnings) render.warn(printable(warning));
-  const held = inDoubt
-    .slice(0, inDoubtOnHold === 0 ? 0 : inDoubt.length)
-    .filter(({ reason }) => !reason.startsWith("no log"));
+  const held = inDoubt.filter((one) => one.held);
   const findings = [
     ...held.map(({ queueId, recipient, reason }) => `${queueId} to ${recipient} is in doubt and on hold: ${reason}`),
     ...notPlaced.map(({ queueId, problem }) => `${queueId} was not placed: ${problem}`),

@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { errnoOf, OperatorError } from "../../errors.ts";
 import { PackReader } from "../../pack/pack-pool.ts";
 import { loadInstance, type PostfixInstance } from "../../postfix/instance.ts";
-import { type Claiming, claimsOf } from "../../restore/claiming.ts";
+import type { Claiming } from "../../restore/claiming.ts";
 import type { RestoreChoice, RestorePlan } from "../../restore/plan.ts";
 import { approved, formatPlan, parsePlan, type StoredPlan, storedMail } from "../../restore/plan-file.ts";
 import type { PlanRequest, Prepared } from "../../restore/prepare.ts";
@@ -11,6 +11,7 @@ import { planOnly, restoreInto } from "../../restore/restore.ts";
 import { chooseInstance, type RestoreSource } from "../../restore/source.ts";
 import { planDirectory, restoreToDirectory, type ToDirectoryReport } from "../../restore/to-directory.ts";
 import { chooseSnapshot, requireInstance } from "../choose.ts";
+import { claimsFor } from "../claims.ts";
 import type { Context } from "../context.ts";
 import { confirm } from "../prompt.ts";
 import { printable, size } from "../table.ts";
@@ -244,6 +245,7 @@ async function requestOf({
     instance: await loadInstance(configDirectory),
     // What the logs proved is in a plan that was signed off.
     deliveredLog: stored === undefined ? options.deliveredLog?.map((file) => resolve(cwd, file)) : undefined,
+    logZone: options.logZone,
     now: stored === undefined ? undefined : Date.parse(stored.time),
     report: (event) => tell(context, event),
   };
@@ -259,11 +261,7 @@ async function claimingOf(
     );
     return undefined;
   }
-  const { clock, signal } = context;
   const { snapshot, id } = source.signed;
-  return claimsOf({
-    ...{ repository: source.repository, key: await context.signingKey(), trusted: await context.trustedKeys() },
-    ...{ host: snapshot.host, snapshot: id, by: context.config.host ?? instance.host, into: instance.name },
-    ...{ shard: choice.selection.shard, clock, signal },
-  });
+  const { shard } = choice.selection;
+  return await claimsFor(context, { host: snapshot.host, snapshot: id, into: instance, shard });
 }
