@@ -16,8 +16,8 @@ export interface KilledRelease {
   readonly death: { readonly call: DeadlyCall; readonly nth: number; readonly after: boolean } | null;
 }
 
-/** What a release does: syncs of journal and records, renames of waiting files, and programs it starts. */
-export const deadlyCalls = ["fdatasyncSync", "fsyncSync", "renameSync", "spawn"] as const;
+/** What a release does: writes and syncs journal and records, renames waiting files, starts programs. */
+export const deadlyCalls = ["writeSync", "fdatasyncSync", "fsyncSync", "renameSync", "spawn"] as const;
 export type DeadlyCall = (typeof deadlyCalls)[number];
 
 const text = process.env.SPOOLSAFE_TEST_KILLED_RELEASE;
