@@ -1,4 +1,4 @@
-import { hostname } from "node:os";
+import type { PostfixInstance } from "../postfix/instance.ts";
 import { type Claiming, claimsOf, mayDoWithout, type StandingClaims, standingClaims } from "../restore/claiming.ts";
 import type { Shard } from "../snapshot/claim.ts";
 import type { Context } from "./context.ts";
@@ -8,12 +8,17 @@ export interface ClaimedMail {
   /** The host as its snapshots call it. */
   readonly host: string;
   readonly snapshot: string;
-  /** Name of the instance that receives the mail. */
-  readonly into: string;
+  /** The instance that receives the mail. */
+  readonly into: Pick<PostfixInstance, "name" | "host">;
   readonly shard: Shard | null;
 }
 
-/** @throws OperatorError as `Claiming.take` does, with the same hint, where this host has no key to sign a claim with */
+/**
+ * The claimant is this host, by the name its own fence knows its claims by. Not what `--host` says: that is the host whose
+ * snapshots are meant.
+ *
+ * @throws OperatorError as `Claiming.take` does, with the same hint, where this host has no key to sign a claim with
+ */
 export async function claimsFor(context: Context, mail: ClaimedMail): Promise<Claiming> {
   const { clock, signal } = context;
   try {
@@ -22,7 +27,9 @@ export async function claimsFor(context: Context, mail: ClaimedMail): Promise<Cl
       await context.signingKey(),
       await context.trustedKeys(),
     ];
-    return claimsOf({ ...mail, repository, key, trusted, by: await nameOfThisHost(context), clock, signal });
+    const { host, snapshot, into, shard } = mail;
+    const by = context.config.host ?? into.host;
+    return claimsOf({ repository, key, trusted, host, snapshot, by, into: into.name, shard, clock, signal });
   } catch (error) {
     throw mayDoWithout(error, { ...mail, signal });
   }
@@ -37,13 +44,4 @@ export async function claimsMade(context: Context): Promise<StandingClaims> {
     await context.trustedKeys(),
   ];
   return standingClaims({ repository, key, trusted, clock, signal });
-}
-
-/**
- * By which its own fence knows this host's claims. Not what `--host` says: that is the host whose snapshots are meant.
- */
-async function nameOfThisHost(context: Context): Promise<string> {
-  if (context.config.host !== undefined) return context.config.host;
-  const [first] = await context.instances();
-  return first?.host ?? hostname();
 }
