@@ -44,6 +44,8 @@ const messageLine = z.object({
   number: z.number(),
   /** `entryKey` of the message in the snapshot's manifest. */
   key: z.string(),
+  /** `placedIdentity` of the message: by what it is known under other names. Null or left out where only its key tells it. */
+  identity: z.string().nullable().optional(),
   queue: z.enum(["deferred", "hold", "maildrop"]),
   mode: z.number(),
   uid: z.number(),

@@ -1,5 +1,7 @@
 import { entryKey, type MessageEntry } from "../snapshot/manifest.ts";
+import { digestOf } from "../system/digest.ts";
 import type { RunMessage, RunRecord } from "./journal.ts";
+import { identityOf } from "./twins.ts";
 
 /** What earlier runs did for one message. */
 export interface PlacedBefore {
@@ -7,6 +9,7 @@ export interface PlacedBefore {
   readonly recipients: ReadonlySet<number>;
   /** Those of them who were known to be served. */
   readonly served: ReadonlySet<number>;
+  /** Oldest first. */
   readonly runs: readonly string[];
 }
 
@@ -15,12 +18,14 @@ export interface PlacedBefore {
  * of another part, another snapshot or another host's copy, gives nobody a message twice.
  */
 export class PlacedRecord {
-  readonly #byKey = new Map<string, RunMessage[]>();
-  readonly #runs = new Map<RunMessage, string>();
+  /** By host and key: what the runs placed of a message of that name. */
+  readonly #placed = new Map<string, Share[]>();
+  /** By identity: the hosts and keys it was placed under. */
+  readonly #names = new Map<string, Set<string>>();
   readonly #files = new Set<string>();
   readonly #onHold = new Set<string>();
 
-  /** @param runs into one queue directory; those that placed nothing, and messages that were taken back, don't count */
+  /** @param runs into one queue directory, oldest first; those that placed nothing, and messages that were taken back, don't count */
   constructor(runs: readonly RunRecord[]) {
     for (const record of runs.filter(didPlace)) {
       const staged = new Map(record.staged.map((one) => [one.number, one]));
@@ -35,13 +40,24 @@ export class PlacedRecord {
     }
   }
 
-  /** What is recorded of a message of a host; undefined when no run placed any of it. */
-  of(host: string, message: MessageEntry): PlacedBefore | undefined {
-    const found = this.#byKey.get(recordKey(host, entryKey(message), message.queue === "maildrop"));
-    if (found === undefined) return undefined;
-    const served = new Set(found.flatMap((one) => one.served));
-    const recipients = new Set([...served, ...found.flatMap((one) => one.recipients)]);
-    return { recipients, served, runs: [...new Set(found.flatMap((one) => this.#runs.get(one) ?? []))] };
+  /**
+   * What is recorded of the messages of one snapshot, by `entryKey`; of what no run placed there is nothing.
+   *
+   * A message is found again under its own name (host, instance, queue id, time and text), and under another by all that no
+   * Postfix changes in it, as a restored copy of it is in the snapshots of another host, or of its own after postsuper(1)
+   * renamed it. Messages of one snapshot are never one, however alike they are: what was placed under other names is dealt
+   * out among them, first to those that have nothing under their own.
+   */
+  of(host: string, messages: readonly MessageEntry[]): ReadonlyMap<string, PlacedBefore> {
+    const found = new Map<string, PlacedBefore>();
+    if (this.#placed.size === 0) return found;
+    for (const [identity, alike] of Map.groupBy(messages, (message) => placedIdentity(message) ?? entryKey(message))) {
+      for (const [entry, names] of this.#deal(host, identity, alike)) {
+        const shares = names.flatMap((name) => this.#placed.get(name) ?? []);
+        if (shares.length > 0) found.set(entryKey(entry), together(shares));
+      }
+    }
+    return found;
   }
 
   /** Whether a file was placed by a run, wherever Postfix has moved it since. */
@@ -55,21 +71,42 @@ export class PlacedRecord {
   }
 
   #add(record: RunRecord, message: RunMessage): void {
-    this.#runs.set(message, record.run);
-    for (const key of [recordKey(record.host, message.key, true), recordKey(record.host, message.key, false)]) {
-      const others = this.#byKey.get(key);
-      if (others === undefined) this.#byKey.set(key, [message]);
-      else others.push(message);
-    }
+    const name = `${record.host}/${message.key}`;
+    this.#placed.set(name, [...(this.#placed.get(name) ?? []), { run: record.run, message }]);
+    if (message.identity == null) return;
+    this.#names.set(message.identity, (this.#names.get(message.identity) ?? new Set()).add(name));
+  }
+
+  #deal(host: string, identity: string, alike: readonly MessageEntry[]): [MessageEntry, string[]][] {
+    const own = alike.map((entry): [MessageEntry, string[]] => [entry, [`${host}/${entryKey(entry)}`]]);
+    const taken = new Set(own.flatMap(([, names]) => names));
+    const known = ([, names]: (typeof own)[number]) => names.some((name) => this.#placed.has(name));
+    const order = [...own.filter((one) => !known(one)), ...own.filter(known)];
+    const others = [...(this.#names.get(identity) ?? [])].filter((name) => !taken.has(name));
+    for (const [at, name] of others.entries()) order[at % order.length]?.[1].push(name);
+    return own;
   }
 }
 
+/** One copy of a message, and the run that placed it. */
+interface Share {
+  readonly run: string;
+  readonly message: RunMessage;
+}
+
+function together(shares: readonly Share[]): PlacedBefore {
+  const served = new Set(shares.flatMap(({ message }) => message.served));
+  const recipients = new Set([...served, ...shares.flatMap(({ message }) => message.recipients)]);
+  return { recipients, served, runs: [...new Set(shares.map(({ run }) => run))].sort() };
+}
+
 /**
- * A message keeps its time and text wherever it is taken, so these alone find it again in another host's snapshot. Mail of
- * maildrop has no Received header yet: two of the same text and second are told apart by their ids.
+ * By what a message is known under any name and on any host: a digest of its time, text, arrival to the microsecond, sender
+ * and recipients. Time and text alone would not do: where header_checks take `Received` away, messages of one second may
+ * have the same text. Null for mail of maildrop, which never has that header: only its own name tells it.
  */
-function recordKey(host: string, key: string, whole: boolean): string {
-  return whole ? `${host}/${key}` : key.split("/").slice(-2).join("/");
+export function placedIdentity(message: MessageEntry): string | null {
+  return message.queue === "maildrop" ? null : digestOf(Buffer.from(identityOf(message))).digest;
 }
 
 function didPlace({ phase, outcome }: RunRecord): boolean {

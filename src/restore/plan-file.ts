@@ -26,7 +26,10 @@ export interface StoredPlan {
 }
 
 export interface StoredMail
-  extends Pick<RestorePlan, "source" | "choice" | "delivered" | "deleted" | "remark" | "forecasts" | "log" | "needs"> {
+  extends Pick<
+    RestorePlan,
+    "source" | "choice" | "delivered" | "deleted" | "remark" | "placed" | "forecasts" | "log" | "needs"
+  > {
   readonly target: ComparableTarget;
   readonly place: readonly (Omit<PlannedMessage, "message"> & { readonly key: string })[];
   readonly skip: readonly (Omit<SkippedMessage, "message"> & { readonly key: string })[];
@@ -34,12 +37,12 @@ export interface StoredMail
 
 /** The part of a plan that is about mail. */
 export function storedMail(plan: RestorePlan): StoredMail {
-  const { source, choice, target, place, skip, delivered, deleted, remark, forecasts, log, needs } = plan;
+  const { source, choice, target, place, skip, delivered, deleted, remark, placed, forecasts, log, needs } = plan;
   return {
     ...{ source, choice, target: comparableTarget(target) },
     place: place.map(({ message, ...rest }) => ({ key: entryKey(message), ...rest })),
     skip: skip.map(({ message, ...rest }) => ({ key: entryKey(message), ...rest })),
-    ...{ delivered, deleted, remark, forecasts, log, needs },
+    ...{ delivered, deleted, remark, placed, forecasts, log, needs },
   };
 }
 
@@ -90,7 +93,7 @@ export function approved(
   { reconfigured }: { readonly reconfigured: boolean } = { reconfigured: false },
 ): RestorePlan {
   const facts = reconfigured ? [] : targetChanges(stored, plan);
-  const changes = [...sourceChanges(stored, plan), ...facts, ...mailChanges(stored, plan)];
+  const changes = [...sourceChanges(stored, plan), ...facts, ...mailChanges(stored, plan), ...runChanges(stored, plan)];
   if (changes.length > 0) throw changed(changes);
   const entries = new Map(manifest.messages.map((message) => [entryKey(message), message]));
   const place = stored.place.map(({ key, ...rest }) => ({ message: known(entries, key), ...rest }));
@@ -118,7 +121,7 @@ function targetChanges(stored: StoredMail, { target }: RestorePlan): string[] {
 /** Mail that has come into the target's queues since, or gone from them, so far as the plan speaks of it. */
 function mailChanges(stored: StoredMail, { skip }: RestorePlan): string[] {
   const now = new Map(skip.map(({ message, kind, reason }) => [entryKey(message), { kind, reason }]));
-  const standing = new Set(["queued", "restored", "impossible"]);
+  const standing = new Set(["queued", "impossible"]);
   const appeared = stored.place.flatMap(({ key }) => {
     const fact = now.get(key);
     return fact !== undefined && standing.has(fact.kind) ? [`${idOf(key)} was to be placed, and ${fact.reason}`] : [];
@@ -127,6 +130,19 @@ function mailChanges(stored: StoredMail, { skip }: RestorePlan): string[] {
     standing.has(kind) && now.get(key)?.kind !== kind ? [`${idOf(key)}: ${reason}; that is no longer so`] : [],
   );
   return [...new Set([...appeared, ...gone])];
+}
+
+/** What runs have placed since, or taken back, for any recipient: the plan counted on what they had placed before. */
+function runChanges(stored: StoredMail, plan: RestorePlan): string[] {
+  const then = new Map(stored.placed.map((fact) => [fact.key, fact]));
+  const now = new Map(plan.placed.map((fact) => [fact.key, fact]));
+  return [...new Set([...then.keys(), ...now.keys()])].flatMap((key) => {
+    const [before, after] = [then.get(key), now.get(key)];
+    if (isDeepStrictEqual(before, after)) return [];
+    const added = after?.runs.filter((run) => before?.runs.includes(run) !== true) ?? [];
+    if (added.length > 0) return [`run ${added.join(" and ")} has placed ${idOf(key)} since`];
+    return [`what run ${before?.runs.join(" and ")} had placed of ${idOf(key)} was taken back since`];
+  });
 }
 
 function idOf(key: string): string {

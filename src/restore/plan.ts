@@ -3,7 +3,7 @@ import { roomFor } from "../postfix/room.ts";
 import { entryKey, type HoldRole, type Manifest, type MessageEntry } from "../snapshot/manifest.ts";
 import type { Deliveries } from "./deliveries.ts";
 import { type Forecast, forecast } from "./forecast.ts";
-import type { PlacedRecord } from "./placed-record.ts";
+import type { PlacedBefore, PlacedRecord } from "./placed-record.ts";
 import { type Selection, select } from "./selection.ts";
 import type { TargetFacts } from "./target.ts";
 import type { Twin } from "./twins.ts";
@@ -120,6 +120,15 @@ export interface ServedRecipient {
   readonly evidence: string | null;
 }
 
+/** What earlier runs had placed of a message when the plan was made. */
+export interface PlacedFact {
+  /** `entryKey` */
+  readonly key: string;
+  readonly runs: readonly string[];
+  /** Indexes, in their order, of recipients who were given their copy or were known to be served. */
+  readonly recipients: readonly number[];
+}
+
 export type LogSummary = Omit<Deliveries, "verdicts">;
 
 /** A message an earlier run put on hold here, in which recipients are not yet marked that are known to be served. */
@@ -144,6 +153,8 @@ export interface RestorePlan {
   /** Recipients of mail an administrator deleted after the snapshot, by the logs. */
   readonly deleted: readonly ServedRecipient[];
   readonly remark: readonly Remark[];
+  /** What earlier runs placed of the snapshot's messages. */
+  readonly placed: readonly PlacedFact[];
   readonly forecasts: readonly Forecast[];
   /** What logs say of the mail as a whole; null without logs. */
   readonly log: LogSummary | null;
@@ -160,15 +171,20 @@ export function planRestore(
   knowledge: Knowledge,
 ): RestorePlan {
   const messages = manifest.messages.filter((message) => message.instance === choice.instance);
-  const decisions = new Decisions(source, choice, target, knowledge);
+  const placed = knowledge.placed.of(source.host, messages);
+  const decisions = new Decisions(source, choice, target, { ...knowledge, before: placed });
   for (const message of messages) decisions.decide(message);
   const { place, skip, delivered, deleted, remark } = decisions;
   return {
-    ...{ source, choice, target, place, skip, delivered, deleted, remark },
+    ...{ source, choice, target, place, skip, delivered, deleted, remark, placed: [...placed].map(factOf) },
     forecasts: forecast(place, source, target),
     log: knowledge.deliveries && summaryOf(knowledge.deliveries),
     needs: needsOf(place, target.blockSize),
   };
+}
+
+function factOf([key, { runs, recipients }]: [string, PlacedBefore]): PlacedFact {
+  return { key, runs, recipients: [...recipients].sort((a, b) => a - b) };
 }
 
 function summaryOf({ verdicts: _verdicts, ...summary }: Deliveries): LogSummary {
@@ -184,6 +200,11 @@ interface Sorted {
   readonly served: readonly number[];
 }
 
+interface KnownBefore extends Knowledge {
+  /** What earlier runs placed, by `entryKey`. */
+  readonly before: ReadonlyMap<string, PlacedBefore>;
+}
+
 class Decisions {
   readonly place: PlannedMessage[] = [];
   readonly skip: SkippedMessage[] = [];
@@ -193,9 +214,9 @@ class Decisions {
   readonly #source: PlanSource;
   readonly #choice: RestoreChoice;
   readonly #target: TargetFacts;
-  readonly #known: Knowledge;
+  readonly #known: KnownBefore;
 
-  constructor(source: PlanSource, choice: RestoreChoice, target: TargetFacts, known: Knowledge) {
+  constructor(source: PlanSource, choice: RestoreChoice, target: TargetFacts, known: KnownBefore) {
     this.#source = source;
     this.#choice = choice;
     this.#target = target;
@@ -220,8 +241,7 @@ class Decisions {
    * the others are marked in it, and have not got theirs.
    */
   #besideTwin(message: MessageEntry, asked: readonly number[], twin: Twin): void {
-    const { placed } = this.#known;
-    const before = placed.isOurs(twin) ? placed.of(this.#source.host, message) : undefined;
+    const before = this.#known.placed.isOurs(twin) ? this.#before(message) : undefined;
     const left = before === undefined ? [] : asked.filter((index) => !before.recipients.has(index));
     if (left.length > 0) this.#placeSorted(message, this.#sort(message, left), true);
     else this.#pass(message, "queued", `it is still queued here: ${twin.queue} ${twin.id}`);
@@ -230,13 +250,17 @@ class Decisions {
 
   /** What an earlier run gave its recipients, or knew them to have, is not given again. */
   #unlessPlaced(message: MessageEntry, asked: readonly number[]): void {
-    const before = this.#choice.again ? undefined : this.#known.placed.of(this.#source.host, message);
+    const before = this.#choice.again ? undefined : this.#before(message);
     const wanted = asked.filter((index) => before?.recipients.has(index) !== true);
     if (before !== undefined && wanted.length === 0) {
       this.#pass(message, "restored", `run ${before.runs.join(" and ")} restored it into this queue before`);
     } else {
       this.#placeSorted(message, this.#sort(message, wanted), asked.length > 0);
     }
+  }
+
+  #before(message: MessageEntry): PlacedBefore | undefined {
+    return this.#known.before.get(entryKey(message));
   }
 
   #pass(message: MessageEntry, kind: SkipKind, reason: string): void {
@@ -315,7 +339,7 @@ class Decisions {
     logs: boolean,
   ): void {
     const left = message.recipients.flatMap(({ done }, index) => (done ? [] : [index]));
-    const before = this.#known.placed.of(this.#source.host, message);
+    const before = this.#before(message);
     const marks = left.filter((index) => !recipients.includes(index));
     const done = message.recipients.flatMap((recipient, index) => (recipient.done ? [index] : []));
     const served = [...new Set([...done, ...servedByLog, ...(before?.served ?? [])])].sort((a, b) => a - b);

@@ -1,7 +1,9 @@
+import { OperatorError } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { entryKey, type Manifest } from "../snapshot/manifest.ts";
 import type { Clock } from "../system/clock.ts";
 import { type Deliveries, judgeDeliveries } from "./deliveries.ts";
+import type { RunRecord } from "./journal.ts";
 import { PlacedRecord } from "./placed-record.ts";
 import { planRestore, type RestoreChoice, type RestorePlan } from "./plan.ts";
 import type { RestoreEvent } from "./report.ts";
@@ -43,6 +45,7 @@ export async function prepare(request: PlanRequest, manifest: Manifest): Promise
   const owners = messages.filter(({ queue }) => queue === "maildrop").map(({ owner }) => owner.user);
   const target = await gatherTarget(instance, owners, request.now ?? clock.now());
   const remains = findRemains(request.stateDirectory, target);
+  for (const record of remains.ended) refuseHalfUndone(record);
   const deliveries = await deliveriesOf(request, manifest);
   const twins = await twinsOf(request, messages, remains);
   const { id, snapshot } = source.signed;
@@ -55,6 +58,14 @@ export async function prepare(request: PlanRequest, manifest: Manifest): Promise
     { deliveries, twins, placed: new PlacedRecord(remains.ended) },
   );
   return { manifest, plan, remains };
+}
+
+/** What an interrupted undo has taken away would count as delivered. */
+function refuseHalfUndone({ run, undoing, target }: RunRecord): void {
+  if (undoing.size === 0) return;
+  throw new OperatorError("refused", `run ${run} into ${target.queueDirectory} is being taken back`, {
+    hints: [`if that was interrupted, finish it first: spoolsafe undo ${run}`],
+  });
 }
 
 async function deliveriesOf(request: PlanRequest, manifest: Manifest): Promise<Deliveries | null> {

@@ -6,6 +6,7 @@ import type { Claiming } from "./claiming.ts";
 import { RunJournal, type RunMessage, type RunRecord, type RunStart, toStagedMessage } from "./journal.ts";
 import { reportOf } from "./outcome.ts";
 import { sweepTemporaries, type Work } from "./place.ts";
+import { placedIdentity } from "./placed-record.ts";
 import { noteReleased, placeRest, recordHolds } from "./placing.ts";
 import { choiceOptions, choiceText, type PlannedMessage, type RestorePlan } from "./plan.ts";
 import { type PlanRequest, type Prepared, prepare } from "./prepare.ts";
@@ -224,7 +225,7 @@ function startOf({ clock }: RestoreJob, { plan }: Prepared): RunStart {
 function toRunMessage({ message, ...planned }: PlannedMessage, number: number): RunMessage {
   const { recipients, marks, served, ...rest } = planned;
   return {
-    ...{ number, key: entryKey(message), ...rest },
+    ...{ number, key: entryKey(message), identity: placedIdentity(message), ...rest },
     ...{ recipients: [...recipients], marks: [...marks], served: [...served] },
   };
 }

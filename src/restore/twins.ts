@@ -228,7 +228,7 @@ class Wanted {
 }
 
 /** What is the same in every copy of a message. */
-function identityOf({ created, content, arrival, sender, recipients }: MessageEntry | MessageFacts): string {
+export function identityOf({ created, content, arrival, sender, recipients }: MessageEntry | MessageFacts): string {
   return JSON.stringify([created, content, arrival, sender, ...recipients.map(({ address }) => address)]);
 }
 

@@ -27,6 +27,7 @@ import { choiceText, type RestorePlan } from "../../src/restore/plan.ts";
 import { refuseOtherRun } from "../../src/restore/resume.ts";
 import { planUndo, type UndoReport, undoRun } from "../../src/restore/undo.ts";
 import { claimDigester } from "../../src/snapshot/claim.ts";
+import { entryKey } from "../../src/snapshot/manifest.ts";
 import { systemClock } from "../../src/system/clock.ts";
 import { tryLock } from "../../src/system/lock.ts";
 import { newSigningKey, trustFile } from "../support/claims.ts";
@@ -142,8 +143,9 @@ describe("an undo of a run that has ended", () => {
     const made = await restored([held, { ...held, bytes: queueFiles.get("plain") ?? bytes }]);
     renameSync(made.path(1), join(instance.queueDirectory, "deferred", basename(made.path(1))));
     await undo(made.run);
-    const placed = new PlacedRecord(readRuns(state));
-    const isPlaced = made.placements.map(({ entry }) => placed.of("mx1.source.test", entry) !== undefined);
+    const entries = made.placements.map(({ entry }) => entry);
+    const placed = new PlacedRecord(readRuns(state)).of("mx1.source.test", entries);
+    const isPlaced = entries.map((entry) => placed.has(entryKey(entry)));
     expect(isPlaced).toEqual([false, true]);
   });
 
