@@ -70,6 +70,20 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
     });
   });
 
+  test("what it calls ready, a restore takes over; and then it says that a takeover has begun", async () => {
+    await using empty = await PrivatePostfix.create({ name: "mx", main: { master_service_disable: "pickup/unix" } });
+    await using host = new Standby(site, [empty]);
+    const config = ["--json", "--config", host.configure()];
+    expect((await spoolsafe(["doctor", "--role", "standby", ...config])).code).toBe(0);
+    const restored = await spoolsafe(["restore", "latest", "--into", empty.configDirectory, ...config]);
+    expect(restored.json.at(-1)).toMatchObject({ type: "summary", restored: 1, skipped: 0 });
+    expect(restored.code).toBe(0);
+    expect(empty.counts().maildrop).toBe(1);
+    const { code, json } = await spoolsafe(["doctor", "--role", "standby", ...config]);
+    expect(json.filter(({ ok }) => ok === false).map(({ name }) => name)).toEqual(["queue", undefined]);
+    expect(code).toBe(1);
+  });
+
   describe("the snapshot", () => {
     test("a wrong identity: what needs it can't be judged, and the score is of the same checks", async () => {
       const { identity } = await createIdentity(false);
