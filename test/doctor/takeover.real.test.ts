@@ -72,7 +72,9 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
 
   test("what it calls ready, a restore takes over; and then it says that a takeover has begun", async () => {
     await using empty = await PrivatePostfix.create({ name: "mx", main: { master_service_disable: "pickup/unix" } });
-    await using host = new Standby(site, [empty]);
+    await using own = await Site.make();
+    await own.backup(primary);
+    await using host = new Standby(own, [empty]);
     const config = ["--json", "--config", host.configure()];
     expect((await spoolsafe(["doctor", "--role", "standby", ...config])).code).toBe(0);
     const restored = await spoolsafe(["restore", "latest", "--into", empty.configDirectory, ...config]);
@@ -81,6 +83,13 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
     expect(empty.counts().maildrop).toBe(1);
     const { code, json } = await spoolsafe(["doctor", "--role", "standby", ...config]);
     expect(json.filter(({ ok }) => ok === false).map(({ name }) => name)).toEqual(["queue", undefined]);
+    expect(json).toContainEqual(
+      expect.objectContaining({
+        name: "claims",
+        ok: true,
+        message: expect.stringContaining("this host itself claimed 1"),
+      }),
+    );
     expect(code).toBe(1);
   });
 
