@@ -238,7 +238,7 @@ export class RunJournal {
     this.#append([{ type: "released", numbers: [...numbers], time: new Date(nowMs).toISOString() }]);
   }
 
-  /** From here the files of these may be gone. */
+  /** From here the files of these may be gone. None: nothing that was announced before is under way any more. */
   undoing(numbers: readonly number[]): void {
     this.#append([{ type: "undoing", numbers: [...numbers] }]);
   }
@@ -336,6 +336,7 @@ function replay(lines: readonly RunLine[]): Replayed {
         release.finish(line.numbers);
         break;
       case "undoing":
+        if (line.numbers.length === 0) undo.begun.clear();
         undo.begin(line.numbers);
         break;
       case "undone":

@@ -166,6 +166,8 @@ interface Found {
   readonly at: RunFile["at"];
   readonly path: string | null;
   readonly left: string | null;
+  /** It was to be removed, and had gone when it came to that. */
+  readonly missed?: true;
 }
 
 function takeAllBack(job: UndoJob, record: RunRecord): Found[] {
@@ -184,6 +186,7 @@ function takeAllBack(job: UndoJob, record: RunRecord): Found[] {
       found.push(...takeBack(instance, record, journal, some, clock));
       report?.({ type: "looked", done: found.length, total: all.length });
     }
+    if (leavesAnnounced(record, found)) journal.undoing([]);
   } catch (error) {
     journal.close();
     throw error;
@@ -213,6 +216,11 @@ function releasedMeanwhile(instance: PostfixInstance, record: RunRecord): number
 
 function withReleased(record: RunRecord, numbers: readonly number[]): RunRecord {
   return { ...record, released: new Set([...record.released, ...numbers]) };
+}
+
+/** Whether some of what was announced, now or by an undo that died, is left after all: nothing of it is under way then. */
+function leavesAnnounced({ undoing }: RunRecord, found: readonly Found[]): boolean {
+  return found.some(({ left, missed, staged }) => left !== null && (missed === true || undoing.has(staged.number)));
 }
 
 /** Messages between two looks at the locks, and between two syncs of the journal. */
@@ -349,10 +357,10 @@ function takeBack(
   );
   for (const { staged } of taken) clearUp(instance, run, staged);
   sync(rooms);
-  return found.map((one) =>
-    missed.has(one) ? { ...one, at: "gone", path: null, left: "it has just left hold" } : one,
-  );
+  return found.map((one) => (missed.has(one) ? { ...one, ...justLeft } : one));
 }
+
+const justLeft = { at: "gone", path: null, left: "it has just left hold", missed: true } as const;
 
 function sync(directories: ReadonlySet<string>): void {
   for (const directory of directories) fsyncDirectory(directory);

@@ -314,6 +314,8 @@ describe("an undo that was interrupted itself", () => {
     expect(report.left).toMatchObject([{ from: "7E48C162110", at: "gone" }]);
     expect(await claimed(made)).toEqual([1]);
     expect(temporaries()).toEqual([]);
+    // Over: what is left could be released.
+    expect(record(made.run).undoing).toEqual(new Set());
   });
 
   test("deletes what it had noted as undone and not yet deleted", async () => {
