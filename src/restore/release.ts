@@ -247,6 +247,8 @@ class ReleasingHands implements Outlet<HeldMail> {
   remaining = 0;
   notWoken = 0;
   readonly problems: NotReleased[] = [];
+  /** Let go by somebody else. */
+  readonly gone: NotReleased[] = [];
   readonly watch: ReleaseWatch;
   readonly #job: ReleaseJob;
   readonly #journal: RunJournal;
@@ -270,7 +272,10 @@ class ReleasingHands implements Outlet<HeldMail> {
 
   /** Nothing in here waits for a signal: a batch is let go as a whole. */
   async release(batch: readonly HeldMail[]): Promise<void> {
-    const untouched = batch.filter((mail) => this.#isUntouched(mail));
+    await this.#requirePostfix();
+    const there = batch.filter(({ path }) => lstatSync(path, { throwIfNoEntry: false }) !== undefined);
+    this.#forgetOthers(batch.filter((mail) => !there.includes(mail)));
+    const untouched = there.filter((mail) => this.#isUntouched(mail));
     const [waiting, held] = [untouched.filter(({ waits }) => waits), untouched.filter(({ waits }) => !waits)];
     this.#journal.releasing(untouched.map(({ number }) => number));
     const { left, failure } = await this.#releaseHeld(held);
@@ -287,7 +292,6 @@ class ReleasingHands implements Outlet<HeldMail> {
     for (const { number, id } of left) this.#problem(number, id, "postsuper did not release it");
     if (failure !== undefined) throw failure;
     this.#tell();
-    await this.#requirePostfix();
   }
 
   /**
@@ -321,14 +325,20 @@ class ReleasingHands implements Outlet<HeldMail> {
     );
   }
 
+  #forgetOthers(gone: readonly HeldMail[]): void {
+    const reason = "it was released or removed by somebody else while this ran";
+    const found = gone.map(({ number, id }) => ({ number, queueId: id, reason }));
+    this.gone.push(...found);
+    this.forget(found);
+  }
+
   /**
    * Whether the file is the one that was looked at, and no other has its name: postsuper would rename it over the other. One
    * that was moved out and back may be known to qmgr(8), which would lose it.
    */
   #isUntouched({ number, id, path, inode, changed }: HeldMail): boolean {
     const stat = lstatSync(path, { bigint: true, throwIfNoEntry: false });
-    if (stat === undefined) return this.#problem(number, id, "it was released or removed by somebody else");
-    if (String(stat.ino) !== inode || stat.ctimeNs !== changed) {
+    if (String(stat?.ino) !== inode || stat?.ctimeNs !== changed) {
       return this.#problem(number, id, "it was moved or changed by somebody else while this ran");
     }
     const twin = locate(this.#job.instance, id).find((file) => file.path !== path);
@@ -414,7 +424,7 @@ class ReleasingHands implements Outlet<HeldMail> {
   async #requirePostfix(): Promise<void> {
     const { instance, pace, run } = this.#job;
     this.#running = (await masterState(instance)) !== "stopped";
-    if (this.#running || pace === undefined || this.remaining === 0) return;
+    if (this.#running || pace === undefined) return;
     throw new OperatorError(
       "incomplete",
       `Postfix was stopped: ${this.remaining} messages of run ${run} are still on hold`,
@@ -491,8 +501,8 @@ function reportOf({
     released: hands.released,
     before,
     ...{ inDoubt: inDoubt.length, admin: admin.length, fence: fence.length },
-    remaining: choice.release.length - hands.released + claimed.length + unfit.length,
-    ...{ claimed, notFound, problems },
+    remaining: choice.release.length - hands.released - hands.gone.length + claimed.length + unfit.length,
+    ...{ claimed, notFound: [...notFound, ...hands.gone], problems },
     ...failuresOf(hands.watch, pace),
     paused: paced.pauses,
     gaveUp: paced.gaveUp,

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { appendFileSync, renameSync } from "node:fs";
+import { appendFileSync, chmodSync, renameSync } from "node:fs";
 import { basename, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { listHolds } from "../../src/holds/list.ts";
@@ -154,6 +154,32 @@ describe.skipIf(!needs("root", "postfix", "flock")).concurrent("a release", () =
     bench.accept();
     expect(await bench.release(run)).toMatchObject({ released: report.remaining, before: report.released });
     await postfix.emptiedByFlush();
+    expect(bench.sink.audit(letters)).toEqual({ lost: [], doubled: [] });
+  });
+
+  test("at a rate ends where Postfix is stopped under it", { timeout: 120_000 }, async () => {
+    await using bench = await Bench.make(9);
+    const { postfix, kept, letters } = bench;
+    const run = await bench.place(kept.map((one) => ({ kept: one })));
+    bench.accept();
+    const ending = errorOf(() => bench.release(run, { pace: { batch: 3, intervalMs: 2000 }, patience }));
+    await until(() => bench.sink.deliveries.length === 3, { what: "the first batch" });
+    await postfix.stop();
+    expect(await ending).toMatchObject({ kind: "incomplete", exitCode: 3 });
+    expect(postfix.held()).toHaveLength(6);
+    await postfix.start();
+    // An administrator gets ahead of it with one message, and has changed another.
+    const releasing = bench.release(run, { pace: { batch: 3, intervalMs: 2000 }, patience });
+    await until(() => bench.sink.deliveries.length === 6, { what: "the second batch" });
+    const [first = "", second = ""] = postfix.held();
+    await postfix.release([first]);
+    chmodSync(postfix.find(second) ?? "", 0o700);
+    const report = await releasing;
+    expect(report).toMatchObject({ released: 4, before: 3, remaining: 1, notFound: [{ queueId: first }] });
+    expect(report.problems).toMatchObject([{ queueId: second, reason: expect.stringContaining("by somebody else") }]);
+    expect(await bench.release(run)).toMatchObject({ released: 1, remaining: 0 });
+    await postfix.wake(first);
+    await postfix.emptied();
     expect(bench.sink.audit(letters)).toEqual({ lost: [], doubled: [] });
   });
 

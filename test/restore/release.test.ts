@@ -1,16 +1,22 @@
-import { appendFileSync, renameSync, writeFileSync } from "node:fs";
+import { appendFileSync, chmodSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import type { RunMessage } from "../../src/restore/journal.ts";
-import { fateOf } from "../../src/restore/release-choice.ts";
+import type { FencingClaim } from "../../src/holds/fence-claims.ts";
+import { RunJournal, type RunMessage, readRuns } from "../../src/restore/journal.ts";
+import { chooseMail, fateOf } from "../../src/restore/release-choice.ts";
 import { ReturnedMail } from "../../src/restore/release-log.ts";
 import { batchesOf, domainsInTurn, oldestFirst, paceOf } from "../../src/restore/release-order.ts";
 import { type Outcomes, type PaceEvent, type Patience, releasePaced } from "../../src/restore/release-pace.ts";
+import { chooseRun, requireReleasable } from "../../src/restore/release-run.ts";
 import { mostCommonReason } from "../../src/restore/release-watch.ts";
-import type { RunFile } from "../../src/restore/whereabouts.ts";
+import { type RunFile, whereabouts } from "../../src/restore/whereabouts.ts";
+import { claimDigester } from "../../src/snapshot/claim.ts";
+import type { MessageEntry } from "../../src/snapshot/manifest.ts";
 import type { Clock } from "../../src/system/clock.ts";
+import { queueFiles } from "../support/hand-made.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
+import { entryOf, type MadeMessage, type MadeRun, makeRun, makeSpool } from "./made-run.ts";
 
 describe("the order of a release", () => {
   test("gives each domain its turn, oldest first", () => {
@@ -73,6 +79,119 @@ describe("what becomes of a message of a run", () => {
     expect(fate({ queue: "maildrop", waits: true, role: null }, "waiting")).toBe("release");
     expect(fate({ queue: "maildrop", waits: true, inDoubt: "finished" }, "waiting")).toBe("in-doubt");
     for (const at of ["gone", "deferred", "active"] as const) expect(fate({}, at)).toBe("not-found");
+  });
+});
+
+describe("the choice of what goes", () => {
+  let root = "";
+  beforeEach(() => {
+    root = makeScratch();
+  });
+  afterEach(() => destroyScratch(root));
+
+  const bytes = (name: string) => queueFiles.get(name) ?? Buffer.of();
+  const state = () => join(root, "state");
+
+  /** @returns what is chosen of a run made by hand, after something was done to it */
+  async function choose(
+    made: readonly MadeMessage[],
+    meanwhile: (run: MadeRun) => void = () => {},
+    claims: readonly FencingClaim[] = [],
+  ) {
+    const instance = makeSpool(root);
+    const run = makeRun(instance, state(), made);
+    meanwhile(run);
+    const record = readRuns(state()).find((one) => one.run === run.run);
+    if (record === undefined) throw new Error("there is no run");
+    const request = { instance, record, released: record.released, inDoubt: false, claims };
+    return { run, choice: await chooseMail(request, whereabouts(instance, record)) };
+  }
+
+  test("takes what lies as it was placed, and tells the rest apart", async () => {
+    const { choice } = await choose(
+      [
+        { bytes: bytes("four-recipients") },
+        { bytes: bytes("plain"), role: "admin" },
+        { bytes: bytes("plain") },
+        { bytes: bytes("plain") },
+        { bytes: bytes("plain") },
+        { bytes: bytes("maildrop-args"), queue: "maildrop", waits: true },
+        { bytes: bytes("maildrop-args"), queue: "maildrop", waits: true },
+        { bytes: bytes("plain"), queue: "deferred", role: null },
+      ],
+      (run) => {
+        writeFileSync(run.path(2), "no queue file any more");
+        rmSync(run.path(3));
+        renameSync(
+          run.path(4),
+          run
+            .path(4)
+            .replace("/hold/", "/incoming/")
+            .replace(/\/.\/(?=[^/]*$)/, "/"),
+        );
+        chmodSync(run.temporary(6), 0o744);
+      },
+    );
+    expect(choice.release.map(({ number, waits }) => [number, waits])).toEqual([
+      [0, false],
+      [5, true],
+    ]);
+    expect(choice.release[0]).toMatchObject({ domain: "dest.test", inDoubt: false });
+    expect(choice.admin.map(({ staged }) => staged.number)).toEqual([1]);
+    expect(choice.notFound.map(({ number, reason }) => [number, reason])).toEqual([
+      [3, "it is in no queue any more, and was not let go by this"],
+      [4, "it is in incoming, and was not let go by this"],
+    ]);
+    expect(choice.unfit.map(({ number }) => number).sort()).toEqual([2, 6]);
+    expect(choice.unfit.map(({ reason }) => reason).join()).toContain("has been changed since it was written");
+  });
+
+  test("leaves what a claim on mail of that host names, and heeds no other", async () => {
+    const made = [0, 1, 2].map(() => ({ bytes: bytes("plain") }));
+    const entries = made.map(entryOf);
+    const claim = (id: string, host: string, messages: readonly MessageEntry[]): FencingClaim => {
+      const taken = { salt: Buffer.alloc(32, id).toString("base64"), host, by: `${id}.test` };
+      const digests = new Set(messages.map((message) => claimDigester(taken).of(message)));
+      return { id, claim: taken as FencingClaim["claim"], digests };
+    };
+    const { choice } = await choose(made, undefined, [
+      claim("other", "mx9.source.test", entries),
+      claim("taker", "mx1.source.test", entries.slice(1, 2)),
+    ]);
+    expect(choice.release.map(({ number }) => number)).toEqual([0, 2]);
+    expect(choice.claimed).toMatchObject([{ number: 1, claim: "taker", by: "taker.test" }]);
+  });
+});
+
+describe("which run is meant", () => {
+  let root = "";
+  beforeEach(() => {
+    root = makeScratch();
+  });
+  afterEach(() => destroyScratch(root));
+
+  test("is told by its name or the beginning of it", () => {
+    const instance = makeSpool(root);
+    const plain = { bytes: queueFiles.get("plain") ?? Buffer.of() };
+    const one = makeRun(instance, root, [plain, { ...plain, role: "admin" }]);
+    expect(chooseRun(root, one.run)).toMatchObject({ run: one.run });
+    expect(chooseRun(root, one.run.slice(0, 12))).toMatchObject({ run: one.run });
+    const begun = makeRun(instance, root, [plain], { phase: "visible" });
+    const none = makeRun(instance, root, [], { phase: "planned" });
+    for (const spec of [one.run.slice(0, 15), "", "latest", "x"]) {
+      expect(() => chooseRun(root, spec)).toThrow(
+        expect.objectContaining({ kind: "usage", hints: [expect.stringContaining(`${one.run}: 1 messages of mx1`)] }),
+      );
+    }
+    const releasable = (run: string, queueDirectory = instance.queueDirectory) =>
+      requireReleasable(chooseRun(root, run), { queueDirectory });
+    expect(releasable(one.run).run).toBe(one.run);
+    const hint = expect.stringContaining("spoolsafe restore 5a5a5a5a5a5a --instance mx --into ");
+    expect(() => releasable(begun.run)).toThrow(expect.objectContaining({ kind: "refused", hints: [hint] }));
+    expect(() => releasable(none.run)).toThrow(/placed nothing/);
+    expect(() => releasable(one.run, root)).toThrow(/is not the queue that run/);
+    RunJournal.reopen(chooseRun(root, one.run)).undoing([0]);
+    expect(() => releasable(one.run)).toThrow(/is being taken back/);
   });
 });
 
