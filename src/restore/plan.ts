@@ -198,6 +198,8 @@ interface Sorted {
   /** Why the doubtful ones may have been served. */
   readonly doubt: string | null;
   readonly served: readonly number[];
+  /** For whom an administrator deleted it; they are not served, and an operator may want them to be. */
+  readonly deleted: readonly number[];
 }
 
 interface KnownBefore extends Knowledge {
@@ -281,18 +283,26 @@ class Decisions {
     const verdicts = this.#known.deliveries?.verdicts.get(entryKey(message));
     if (verdicts === undefined) {
       const doubt = wanted.length === 0 ? null : doubtOf(message);
-      return { certain: doubt === null ? wanted : [], doubtful: doubt === null ? [] : wanted, doubt, served: [] };
+      return {
+        certain: doubt === null ? wanted : [],
+        doubtful: doubt === null ? [] : wanted,
+        doubt,
+        served: [],
+        deleted: [],
+      };
     }
     const by = Map.groupBy(wanted, (index) => this.#fateOf(verdicts[index]));
     const doubtful = by.get("in-doubt") ?? [];
     const [first] = doubtful;
-    for (const index of by.get("done") ?? []) this.delivered.push(served(message, index, verdicts[index]));
-    for (const index of by.get("deleted") ?? []) this.deleted.push(served(message, index, verdicts[index]));
+    const [done, deleted] = [by.get("done") ?? [], by.get("deleted") ?? []];
+    for (const index of done) this.delivered.push(served(message, index, verdicts[index]));
+    for (const index of deleted) this.deleted.push(served(message, index, verdicts[index]));
     return {
       certain: by.get("deliver") ?? [],
       doubtful,
       doubt: first === undefined ? null : (verdicts[first]?.reason ?? "the log does not tell"),
-      served: [...(by.get("done") ?? []), ...(by.get("deleted") ?? [])],
+      served: done,
+      deleted,
     };
   }
 
@@ -305,7 +315,7 @@ class Decisions {
   #placeSorted(message: MessageEntry, sorted: Sorted, hadRecipients: boolean): void {
     const { certain, doubtful, doubt, served } = sorted;
     if (hadRecipients && certain.length + doubtful.length === 0) {
-      this.#pass(message, "served", "all its recipients are served");
+      this.#pass(message, "served", servedReason(sorted));
     } else if (this.#choice.route === "requeue") {
       this.#requeue(message, sorted, hadRecipients);
     } else {
@@ -321,7 +331,7 @@ class Decisions {
       return;
     }
     if (!hadRecipients) {
-      this.#pass(message, "served", "all its recipients are served");
+      this.#pass(message, "served", "every recipient of it is done");
       return;
     }
     if (doubtful.length > 0) {
@@ -348,6 +358,12 @@ class Decisions {
     const withLogs = logs && (before === undefined || this.#choice.again);
     this.place.push({ message, ...placement, inDoubt, recipients, marks, served, logs: withLogs });
   }
+}
+
+function servedReason({ served, deleted }: Sorted): string {
+  if (deleted.length === 0) return "by the log, everybody has got it";
+  const those = served.length === 0 ? "" : " for those who had not got it";
+  return `by the log, an administrator deleted it${those} (--restore-deleted restores such mail)`;
 }
 
 function served(message: MessageEntry, index: number, verdict: RecipientVerdict | undefined): ServedRecipient {
