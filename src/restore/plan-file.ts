@@ -111,11 +111,60 @@ function sourceChanges(stored: StoredMail, { source, choice }: RestorePlan): str
 }
 
 function targetChanges(stored: StoredMail, { target }: RestorePlan): string[] {
-  const now: Readonly<Record<string, unknown>> = { ...comparableTarget(target) };
-  const then: Readonly<Record<string, unknown>> = { ...stored.target };
-  return [...new Set([...Object.keys(now), ...Object.keys(then)])]
-    .filter((name) => !isDeepStrictEqual(now[name], then[name]))
-    .map((name) => `${name} was ${JSON.stringify(then[name])} and is ${JSON.stringify(now[name])}`);
+  const now = comparableTarget(target);
+  const changed = (name: keyof ComparableTarget) => !isDeepStrictEqual(now[name], stored.target[name]);
+  const names = (Object.keys(words) as (keyof ComparableTarget)[]).filter(changed);
+  return [...new Set(names.map((name) => words[name](stored.target[name], now[name])))];
+}
+
+/** How a change of each fact is told. */
+const words: Readonly<Record<keyof ComparableTarget, (was: unknown, is: unknown) => string>> = {
+  instance: (was, is) => `the instance's name was ${was} and is ${is}`,
+  configDirectory: (was, is) => `the configuration directory was ${was} and is ${is}`,
+  queueDirectory: (was, is) => `queue_directory was ${was} and is ${is}`,
+  device: otherDirectory,
+  inode: otherDirectory,
+  born: otherDirectory,
+  postfixVersion: (was, is) => `Postfix was version ${was} and is ${is}`,
+  longIds: (was, is) => `enable_long_queue_ids was ${yes(was)} and is ${yes(is)}`,
+  ownerUid: (was, is) => `the uid of mail_owner was ${was} and is ${is}`,
+  ownerGid: (was, is) => `the gid of mail_owner was ${was} and is ${is}`,
+  setgidGid: (was, is) => `the gid of setgid_group was ${was} and is ${is}`,
+  users: (was, is) => `owners of mail in maildrop had the uids ${JSON.stringify(was)} and have ${JSON.stringify(is)}`,
+  maximalBackoffS: (was, is) => `maximal_backoff_time was ${was} s and is ${is} s`,
+  maximalQueueLifetimeS: (was, is) => `maximal_queue_lifetime was ${was} s and is ${is} s`,
+  bounceQueueLifetimeS: (was, is) => `bounce_queue_lifetime was ${was} s and is ${is} s`,
+  delayWarningTimeS: (was, is) => `delay_warning_time was ${was} s and is ${is} s`,
+  postmasterHears: (was, is) => `2bounce in notify_classes was ${yes(was)} and is ${yes(is)}`,
+  mapTypes: (was, is) => `map types (postconf -m): ${listChange(was, is)}`,
+  lackingMapTypes: (was, is) => `map types that the configuration names and Postfix lacks: ${listChange(was, is)}`,
+  transports: (was, is) => `transports in master.cf: ${listChange(was, is)}`,
+  blockSize: (was, is) => `the block size of its file system was ${was} and is ${is}`,
+  reserveBytes: (was, is) =>
+    `the room that queue_minfree and message_size_limit ask for was ${was} bytes and is ${is} bytes`,
+};
+
+function otherDirectory(): string {
+  return "the queue directory is another one: it was made anew, or another file system is mounted there";
+}
+
+function yes(value: unknown): string {
+  return value === true ? "yes" : "no";
+}
+
+function listChange(was: unknown, is: unknown): string {
+  const [before, after] = [was, is].map((list) => (Array.isArray(list) ? list.map((one) => textOf(one)) : []));
+  const gone = before?.filter((one) => after?.includes(one) !== true) ?? [];
+  const come = after?.filter((one) => before?.includes(one) !== true) ?? [];
+  const parts = [
+    ...(gone.length === 0 ? [] : [`no longer ${gone.join(", ")}`]),
+    ...(come.length === 0 ? [] : [`now also ${come.join(", ")}`]),
+  ];
+  return parts.length === 0 ? "their order is another" : parts.join(", ");
+}
+
+function textOf(value: unknown): string {
+  return typeof value === "string" ? value : JSON.stringify(value);
 }
 
 /** Mail that has come into the target's queues since, or gone from them, so far as the plan speaks of it. */
