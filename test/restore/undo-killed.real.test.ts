@@ -172,7 +172,7 @@ describe.skipIf(!needs("flock"))("an undo that is killed", () => {
     await endsWell(round, await finish(round));
   }
 
-  test.each(["ended", "visible"] as const)(
+  test.concurrent.each(["ended", "visible"] as const)(
     "at every sync of the journal (%s): the same call again ends in the same state",
     { timeout: 120_000 },
     async (extent) => {
@@ -185,7 +185,9 @@ describe.skipIf(!needs("flock"))("an undo that is killed", () => {
     },
   );
 
-  test("at 20 seeded moments: the same call again ends in the same state", { timeout: 180_000 }, async () => {
+  test.concurrent("at 20 seeded moments: the same call again ends in the same state", {
+    timeout: 180_000,
+  }, async () => {
     const random = new Random(chooseSeed("killed undo"));
     const deaths = Array.from({ length: 20 }, () => {
       const extent = random.pick(["ended", "visible"] as const);
