@@ -26,6 +26,16 @@ export function processName(pid: number): string | undefined {
   return vanishing(() => readFileSync(`/proc/${pid}/comm`, "utf8").trim(), undefined);
 }
 
+/**
+ * When a process started, in clock ticks after boot (field 22 of /proc/PID/stat, proc(5)): with the pid it names one
+ * process of this boot. Undefined if there is none, or only its zombie.
+ */
+export function processStart(pid: number): string | undefined {
+  const stat = vanishing(() => readFileSync(`/proc/${pid}/stat`, "latin1"), "");
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[19];
+}
+
 function vanishing<T>(look: () => T, otherwise: T): T {
   try {
     return look();
