@@ -80,6 +80,11 @@ export class Context implements AsyncDisposable {
     return this.#configSources.env.MAIL_CONFIG || undefined;
   }
 
+  /** The time on the schedule that the daemon started this command for, RFC 3339 in UTC; null when it did not. */
+  get scheduledFor(): string | null {
+    return this.#configSources.env.SPOOLSAFE_DUE || null;
+  }
+
   get stateDirectory(): string {
     return this.config.state_directory;
   }

@@ -4,6 +4,7 @@ import { OperatorError } from "../../errors.ts";
 import type { PostfixInstance } from "../../postfix/instance.ts";
 import type { CaptureMode } from "../../snapshot/snapshot.ts";
 import type { Context } from "../context.ts";
+import { type Leave, recorded } from "../job.ts";
 import { printable, size, span, table } from "../table.ts";
 import { version } from "../version.ts";
 
@@ -16,8 +17,15 @@ export interface BackupOptions {
 /** Exit 3 when something that is still there could not be read, or was held over the limit. */
 export async function run(context: Context, options: BackupOptions): Promise<number> {
   requireRoot();
+  if (options.dryRun === true) return await forecast(context, await chosenInstances(context));
+  // One instance of several, by hand, is not the backup that status and alerts watch.
+  const whole = context.globals.instance === undefined || context.scheduledFor !== null;
+  const work = (leave: Leave) => backUp(context, options, leave);
+  return whole ? await recorded(context, "backup", work) : await work(() => {});
+}
+
+async function backUp(context: Context, options: BackupOptions, leave: Leave): Promise<number> {
   const instances = await chosenInstances(context);
-  if (options.dryRun === true) return await forecast(context, instances);
   const { config, render } = context;
   const report = await backup({
     instances,
@@ -50,6 +58,8 @@ export async function run(context: Context, options: BackupOptions): Promise<num
   }
   render.summary(summary(report));
   render.text(text(report));
+  const { messages, hold } = report.snapshot;
+  leave({ snapshot: report.id, messages: messages.total, heldLongestMs: hold.longestMs });
   return report.problems.length > 0 ? 3 : 0;
 }
 

@@ -9,6 +9,7 @@ import { verifyDeep } from "../../verify/deep.ts";
 import { type SealedReport, verifySealed } from "../../verify/sealed.ts";
 import { chooseSnapshot } from "../choose.ts";
 import type { Context } from "../context.ts";
+import { type Leave, recorded } from "../job.ts";
 import { printable, size } from "../table.ts";
 
 export interface VerifyOptions {
@@ -25,10 +26,24 @@ export async function run(context: Context, spec: string | undefined, options: V
       hints: ["leave one of them out"],
     });
   }
+  // An old snapshot, or a sample, says little about whether the next restore will work: status goes by the others.
+  const tellsOfAll = (spec === undefined || spec === "latest") && (options.sample ?? 100) === 100;
+  const work = (leave: Leave) => check(context, spec, options, leave);
+  return tellsOfAll ? await recorded(context, "verify", work) : await work(() => {});
+}
+
+async function check(
+  context: Context,
+  spec: string | undefined,
+  options: VerifyOptions,
+  leave: Leave,
+): Promise<number> {
   const identities = options.level === "sealed" ? undefined : await identitiesFor(context, options.level);
   const repository = await context.openRepository();
   const refs = await chooseRefs(context, repository, spec, options.all === true);
   const share = (options.sample ?? 100) / 100;
+  const newest = options.all === true ? null : (refs[0]?.id ?? null);
+  leave({ level: identities === undefined ? "sealed" : "deep", snapshot: newest, snapshots: refs.length });
   const sealed = await checkSealed(context, repository, refs, identities === undefined ? share : 0);
   if (identities === undefined) return tell(context, { ...sealed, level: "sealed" });
   const deep = await checkDeep(context, repository, await believable(context, repository, refs), identities, share);

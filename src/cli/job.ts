@@ -1,0 +1,57 @@
+import { OperatorError } from "../errors.ts";
+import { type JobDetail, type JobName, recordEnd, recordStart, type StartedRun } from "../jobs/record.ts";
+import type { Context } from "./context.ts";
+
+/** Leave small facts about this run for status and alerts; they are kept if it ends well. */
+export type Leave = (detail: JobDetail) => void;
+
+/**
+ * Do the work of an unattended job, whoever started it (daemon, timer, cron, a person), and record its start, end and
+ * exit code in the state directory. A record that can't be written is told of and changes neither work nor exit code:
+ * what the job did stays true.
+ */
+export async function recorded(
+  context: Context,
+  job: JobName,
+  work: (leave: Leave) => Promise<number>,
+): Promise<number> {
+  let detail: JobDetail | undefined;
+  const run = begin(context, job);
+  try {
+    const exit = await work((facts) => {
+      detail = facts;
+    });
+    end(context, run, exit, detail);
+    return exit;
+  } catch (error) {
+    end(context, run, exitOf(context, error));
+    throw error;
+  }
+}
+
+function begin(context: Context, job: JobName): StartedRun | undefined {
+  const { stateDirectory, scheduledFor: due } = context;
+  return orTell(context, job, () => recordStart(stateDirectory, { job, due, now: new Date(context.clock.now()) }));
+}
+
+function end(context: Context, run: StartedRun | undefined, exit: number, detail?: JobDetail): void {
+  if (run === undefined) return;
+  const now = new Date(context.clock.now());
+  orTell(context, run.job, () => recordEnd(context.stateDirectory, run, { exit, now, detail }));
+}
+
+function orTell<T>({ render, stateDirectory }: Context, job: JobName, write: () => T): T | undefined {
+  try {
+    return write();
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    render.warn(`this ${job} can't be recorded in ${stateDirectory}, so status will not know of it: ${reason}`);
+    return undefined;
+  }
+}
+
+/** The exit code this error will end the program with. */
+function exitOf({ signal }: Context, error: unknown): number {
+  if (signal.aborted) return 130;
+  return error instanceof OperatorError ? error.exitCode : 1;
+}
