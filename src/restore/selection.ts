@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { OperatorError } from "../errors.ts";
+import { messageQueues } from "../postfix/queue.ts";
 import type { Shard } from "../snapshot/claim.ts";
 import {
   type Condition,
@@ -60,10 +61,20 @@ export function shardOf(
 /**
  * Read `--only KEY=VALUE` as they were given.
  *
- * @throws OperatorError `usage` for an unknown key or an impossible value
+ * @throws OperatorError `usage` for an unknown key, an impossible value, or conditions that nothing meets together
  */
 export function parseConditions(given: readonly string[]): Condition[] {
-  return parseCriteria(given, "--only ");
+  const conditions = parseCriteria(given, "--only ");
+  const queues = conditions.filter(({ key }) => key === "queue");
+  const named = queues.map(({ value }) => value.split(",").map((queue) => queue.trim()));
+  const common = messageQueues.filter((queue) => named.every((each) => each.includes(queue)));
+  if (queues.length > 1 && common.length === 0) {
+    const all = [...new Set(named.flat())].join(",");
+    throw new OperatorError("usage", `no message is in ${queues.map(({ value }) => value).join(" and in ")}`, {
+      hints: [`all of --only must match; any of several queues is one condition: --only queue=${all}`],
+    });
+  }
+  return conditions;
 }
 
 /** `K/N`. @throws OperatorError `usage` */

@@ -130,7 +130,8 @@ function problemOf(key: keyof typeof tests, value: string): string | null {
     return unknown === undefined ? null : `${unknown} is not one of the queues ${messageQueues.join(", ")}`;
   }
   if (key === "older-than" || key === "newer-than") {
-    return duration(value) >= 0 ? null : "must be a duration such as 2d, 26h or 30m";
+    // Without a unit it would be milliseconds.
+    return duration(value) >= 0 && !/\d$/.test(value) ? null : "must be a duration such as 2d, 26h or 30m";
   }
   if (key === "larger-than" || key === "smaller-than") return /^\d+$/.test(value) ? null : "must be a number of bytes";
   return null;

@@ -90,12 +90,31 @@ describe("--only", () => {
     expect(wanted(["recipient=bob@b.test"], done)).toHaveProperty("reason");
   });
 
-  test.each(["queue", "queue=", "queue=outgoing", "colour=red", "older-than=soon", "larger-than=1MB", "=x"])(
-    "%j is wrong usage",
-    (only) => {
-      expect(() => parseConditions([only])).toThrow(expect.objectContaining({ kind: "usage" }));
-    },
-  );
+  test.each([
+    "queue",
+    "queue=",
+    "queue=outgoing",
+    "colour=red",
+    "older-than=soon",
+    "larger-than=1MB",
+    "=x",
+    "older-than=5",
+  ])("%j is wrong usage", (only) => {
+    expect(() => parseConditions([only])).toThrow(expect.objectContaining({ kind: "usage" }));
+  });
+});
+
+describe("several --only", () => {
+  test("that no message can meet together are wrong usage, with what was meant instead", () => {
+    expect(() => parseConditions(["queue=hold", "queue=deferred,active"])).toThrow(
+      expect.objectContaining({
+        kind: "usage",
+        message: "no message is in hold and in deferred,active",
+        hints: [expect.stringContaining("--only queue=hold,deferred,active")],
+      }),
+    );
+    expect(parseConditions(["queue=hold,deferred", "queue=deferred"])).toHaveLength(2);
+  });
 });
 
 describe("--shard", () => {

@@ -38,13 +38,35 @@ const choosing: readonly Name[] = [
   "again",
 ];
 
-/** Pairs of options that contradict each other, by the option that needs the others gone. */
-const excludes: Readonly<Partial<Record<Name, readonly Name[]>>> = {
-  to: ["into", ...choosing, "withConfig", "withoutClaim", "plan", "apply"],
-  requeue: ["merge", "land"],
-  configOnly: ["withConfig", ...choosing, "withoutClaim"],
-  apply: [...choosing, "withConfig", "configOnly", "plan", "dryRun"],
-};
+/** An option that needs others gone, and what to do about it. */
+interface Exclusive {
+  readonly option: Name;
+  readonly others: readonly Name[];
+  readonly hint: string;
+}
+
+const exclusive: readonly Exclusive[] = [
+  {
+    option: "to",
+    others: ["into", ...choosing, "withConfig", "withoutClaim", "plan", "apply"],
+    hint: "--to DIR writes all mail as plain files and needs no Postfix; all else is for --into CONFIG_DIR",
+  },
+  {
+    option: "requeue",
+    others: ["merge", "land"],
+    hint: "--requeue makes new mail of it, beside what is there, and new mail can't be put on hold",
+  },
+  {
+    option: "configOnly",
+    others: ["withConfig", ...choosing, "withoutClaim"],
+    hint: "--config-only leaves mail alone; with mail as well it is --with-config",
+  },
+  {
+    option: "apply",
+    others: [...choosing, "withConfig", "configOnly", "plan", "dryRun"],
+    hint: "all that is in the plan: spoolsafe restore SNAP --into CONFIG_DIR --apply FILE; or make a new one with --plan FILE",
+  },
+];
 
 /**
  * Refuse what contradicts itself, before anything is looked at.
@@ -53,16 +75,16 @@ const excludes: Readonly<Partial<Record<Name, readonly Name[]>>> = {
  */
 export function checkOptions(spec: string, options: RestoreOptions): void {
   const given = (name: Name) => options[name] !== undefined;
-  for (const [name, others] of Object.entries(excludes) as [Name, readonly Name[]][]) {
-    const other = given(name) ? others.find(given) : undefined;
-    if (other !== undefined) throw new OperatorError("usage", `${flag(name)} and ${flag(other)} exclude each other`);
+  for (const { option, others, hint } of exclusive.filter(({ option }) => given(option))) {
+    const wrong = others.filter(given).map(flag).join(", ");
+    if (wrong === "") continue;
+    throw new OperatorError("usage", `${flag(option)} and ${wrong} exclude each other`, { hints: [hint] });
   }
   if (!given("to") && !given("into")) throw nowhere();
   if (given("restoreDeleted") && !given("deliveredLog")) {
-    throw new OperatorError(
-      "usage",
-      "what was deleted is known from logs alone: --restore-deleted needs --delivered-log",
-    );
+    throw new OperatorError("usage", "--restore-deleted needs --delivered-log", {
+      hints: ["what an administrator deleted is known from logs alone; without them it is restored like other mail"],
+    });
   }
   if (given("logZone") && !given("deliveredLog")) {
     throw new OperatorError(
@@ -75,6 +97,8 @@ export function checkOptions(spec: string, options: RestoreOptions): void {
       hints: ["write it as the time zone database does: Europe/Paris, America/New_York, UTC"],
     });
   }
+  parseConditions(options.only ?? []);
+  if (options.shard !== undefined) parseShard(options.shard);
   if (given("shard") && !/^[0-9a-f]{8,64}$/i.test(spec)) {
     throw new OperatorError("usage", `--shard needs the id of a snapshot, and ${spec} may mean another one elsewhere`, {
       hints: ["give every operator the same id, eight digits of it at least: spoolsafe snapshots"],
