@@ -3,13 +3,9 @@ import { foreignClaims } from "../../holds/fence.ts";
 import { type FencingClaim, type FencingClaims, gatherFencingClaims } from "../../holds/fence-claims.ts";
 import { loadInstance, type PostfixInstance } from "../../postfix/instance.ts";
 import type { RunRecord } from "../../restore/journal.ts";
-import {
-  forecastRelease,
-  type ReleaseEvent,
-  type ReleaseForecast,
-  type ReleaseReport,
-  releaseRun,
-} from "../../restore/release.ts";
+import { forecastRelease, releaseRun } from "../../restore/release.ts";
+import type { ReleaseForecast } from "../../restore/release-forecast.ts";
+import type { ReleaseEvent, ReleaseReport } from "../../restore/release-job.ts";
 import { paceOf } from "../../restore/release-order.ts";
 import { chooseRun, requireReleasable } from "../../restore/release-run.ts";
 import type { Context } from "../context.ts";
