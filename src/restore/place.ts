@@ -9,6 +9,7 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  renameSync,
   unlinkSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -140,6 +141,9 @@ export class Placer {
    * is taken is left alone and the next microsecond tried. Between two of these system calls a crash leaves a temporary
    * name, or the message in its place and a temporary name beside it.
    *
+   * Into maildrop by rename(2): pickup(8) removes what it finds there with two names (`safe_open_exist` refuses it, and
+   * pickup.c then keeps only what it may not read). No other file has the name, because the inode is in it.
+   *
    * @param queue where it goes now; mail that is to be deferred may be put on hold first
    */
   place(placement: Placement, queue: QueueName = placement.message.queue): PlacedMessage {
@@ -147,12 +151,13 @@ export class Placer {
     const temporary = temporaryPath(this.#instance, "message", this.#run.run, number);
     let { id } = placement;
     let path = this.#path(queue, id);
-    while (!this.#link(placement, temporary, id, path)) {
+    const give = queue === "maildrop" ? this.#rename.bind(this) : this.#link.bind(this);
+    while (!give(placement, temporary, id, path)) {
       id = nextMicrosecond(id);
       path = this.#path(queue, id);
       this.#renamed(placement, id);
     }
-    this.#unlink(temporary);
+    if (queue !== "maildrop") this.#unlink(temporary);
     for (const { log } of placement.logs) this.#unlink(temporaryPath(this.#instance, log, this.#run.run, number));
     return { message, entry, id, inode, path };
   }
@@ -171,6 +176,16 @@ export class Placer {
       return false;
     }
     this.#touched.add(dirname(path));
+    return true;
+  }
+
+  /** @returns false when the name is taken */
+  #rename({ inode }: Placement, temporary: string, id: string, path: string): boolean {
+    if (this.#taken.has(id) || this.#isElsewhere(id, inode)) return false;
+    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) return false;
+    this.#makeDirectory(dirname(path));
+    renameSync(temporary, path);
+    for (const directory of [dirname(temporary), dirname(path)]) this.#touched.add(directory);
     return true;
   }
 
