@@ -1,5 +1,7 @@
+import { type SpawnSyncReturns, spawnSync } from "node:child_process";
 import fs from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
+import type { RestoreChoice } from "../../src/restore/plan.ts";
 
 /*
  * A restore in a process of its own that is killed by SIGKILL at a chosen system call, or lives. Its parent names the
@@ -13,13 +15,24 @@ export interface KilledJob {
   readonly snapshot: { readonly id: string; readonly writer: string; readonly number: number };
   readonly configDirectory: string;
   readonly stateDirectory: string;
+  /** Default: everything, into a stopped and empty instance. */
+  readonly choice?: Partial<Pick<RestoreChoice, "route" | "land">>;
   /** Die at the nth call of this function, before or after it has done its work; null: live. */
   readonly death: { readonly call: DeadlyCall; readonly nth: number; readonly after: boolean } | null;
 }
 
 /** What a restore does on its main thread between its first and its last step. */
-export const deadlyCalls = ["fdatasyncSync", "linkSync", "unlinkSync", "fsyncSync", "openSync"] as const;
+export const deadlyCalls = ["fdatasyncSync", "linkSync", "renameSync", "unlinkSync", "fsyncSync", "openSync"] as const;
 export type DeadlyCall = (typeof deadlyCalls)[number];
+
+/** Run one, as the parent. What it prints when it lives is its report and how often it made each call. */
+export function runKilled(job: KilledJob): SpawnSyncReturns<string> {
+  return spawnSync(process.execPath, [import.meta.filename], {
+    env: { ...process.env, SPOOLSAFE_TEST_KILLED_JOB: JSON.stringify(job) },
+    encoding: "utf8",
+    timeout: 60_000,
+  });
+}
 
 const text = process.env.SPOOLSAFE_TEST_KILLED_JOB;
 if (text !== undefined) await runJob(JSON.parse(text) as KilledJob);
@@ -45,7 +58,7 @@ async function runJob(job: KilledJob): Promise<void> {
   const report = await restoreInto({
     source: { repository, identities, signed, trusted },
     instance,
-    choice: choice(),
+    choice: choice(job.choice),
     stateDirectory: job.stateDirectory,
     reader,
     processors: 1,
