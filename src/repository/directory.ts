@@ -6,7 +6,7 @@ import { pathToFileURL } from "node:url";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { joinInside } from "../system/files.ts";
 import { bodyBytes, bodyChunks } from "./body.ts";
-import { type ObjectBody, type ObjectStore, type StoredObject, staleAfterMs } from "./object-store.ts";
+import { type ObjectBody, ObjectRetained, type ObjectStore, type StoredObject, staleAfterMs } from "./object-store.ts";
 
 export interface DirectoryStoreOptions {
   /** Milliseconds a single system call may take (a network file system whose server is gone); default 2 minutes. */
@@ -88,7 +88,12 @@ export class DirectoryStore implements ObjectStore {
     const path = joinInside(this.#root, key);
     await this.#requireRoot(signal);
     if (!(await this.#isThere(path, signal))) return;
-    await this.#step(`remove ${key}`, rm(path, { force: true }), signal);
+    const removing = rm(path, { force: true }).catch((error) => {
+      // What root may not do is kept by an attribute (chattr +i or +a), or by a file system that has locks of its own.
+      const locked = errnoOf(error) === "EPERM" && process.getuid?.() === 0;
+      throw locked ? new ObjectRetained(key, null, error) : error;
+    });
+    await this.#step(`remove ${key}`, removing, signal);
     await this.#syncDirectory(dirname(path), signal);
   }
 

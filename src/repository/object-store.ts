@@ -1,3 +1,5 @@
+import { OperatorError } from "../errors.ts";
+
 /** What is stored: bytes in memory, or a sealed file that is too large for that. */
 export type ObjectBody = Uint8Array | { readonly file: string; readonly bytes: number };
 
@@ -38,7 +40,7 @@ export interface ObjectStore {
   /** Stream an object; for those that may be larger than memory. */
   open(key: string, signal?: AbortSignal): AsyncIterable<Uint8Array>;
   list(prefix: string, signal?: AbortSignal): AsyncIterable<StoredObject>;
-  /** Remove an object; one that is not there is a success. */
+  /** Remove an object; one that is not there is a success. @throws ObjectRetained for one the store keeps for now */
   remove(key: string, signal?: AbortSignal): Promise<void>;
   /**
    * Remove what interrupted writers left that is no object: temporary files, multipart uploads. Only what is older than
@@ -51,5 +53,34 @@ export interface ObjectStore {
   close(): Promise<void>;
 }
 
+/**
+ * The store refuses to remove an object because it is locked: by a retention time that has not passed, a legal hold, or an
+ * attribute of the file system. Nothing is wrong; it goes when the lock is over.
+ */
+export class ObjectRetained extends OperatorError {
+  readonly key: string;
+  /** When the lock ends, milliseconds since 1970; null where the store does not say. */
+  readonly until: number | null;
+
+  constructor(key: string, until: number | null, cause: unknown) {
+    super(
+      "store-failed",
+      `${key} is locked by the store${until === null ? "" : ` until ${new Date(until).toISOString()}`}`,
+      {
+        hints: ["it can be removed when its lock has ended"],
+        cause,
+      },
+    );
+    this.key = key;
+    this.until = until;
+  }
+}
+
+/**
+ * No run takes longer, in milliseconds; a backup that did ends without a snapshot. What is older than this in the store and
+ * belongs to nothing is nobody's work under way.
+ */
+export const longestRunMs = 48 * 60 * 60 * 1000;
+
 /** Age from which an unfinished upload counts as abandoned. */
-export const staleAfterMs = 48 * 60 * 60 * 1000;
+export const staleAfterMs = longestRunMs;

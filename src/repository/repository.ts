@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
 import type { SigningKey, TrustedKeys } from "../crypto/sign.ts";
@@ -8,6 +8,7 @@ import {
   formatRecord,
   parseRemovalRecord,
   parseSnapshotRecord,
+  type Removal,
   type Signed,
   type SignedRemoval,
   type SignedSnapshot,
@@ -28,7 +29,7 @@ import {
   removalKey,
   snapshotKey,
 } from "./layout.ts";
-import type { ObjectBody, ObjectStore } from "./object-store.ts";
+import type { ObjectBody, ObjectStore, StoredObject } from "./object-store.ts";
 import { recoveryPage } from "./recovery-page.ts";
 
 export type { SignedRemoval, SignedSnapshot } from "../snapshot/record.ts";
@@ -36,7 +37,15 @@ export type { SignedRemoval, SignedSnapshot } from "../snapshot/record.ts";
 /** A record seen in a listing. */
 export interface SnapshotRef extends RecordPlace {
   readonly key: string;
+  /** When the store says it was written, milliseconds since 1970. */
+  readonly modified: number;
 }
+
+/** A pack or part as a listing shows it. */
+export type ListedObject = Pick<StoredObject, "bytes" | "modified">;
+
+/** What a removal record lists. */
+export type Announcement = Pick<Removal, "snapshots" | "packs" | "parts">;
 
 /** A record that is there and can't be used. */
 export interface DamagedRecord {
@@ -117,7 +126,10 @@ export class Repository {
     return mapConcurrently(refs, 8, (ref) => this.load(ref, signal));
   }
 
-  /** `loadAll` that goes on past records which are damaged, so that one of them does not take the others along. */
+  /**
+   * `loadAll` that goes on past records which are damaged, so that one of them does not take the others along. A record that
+   * a prune has removed since the listing is none of them.
+   */
   async loadReadable(
     refs: readonly RecordPlace[],
     signal?: AbortSignal,
@@ -130,19 +142,33 @@ export class Repository {
     );
     return {
       snapshots: loaded.filter((each) => "snapshot" in each),
-      damaged: loaded.filter((each) => "error" in each),
+      damaged: await this.#stillThere(
+        loaded.filter((each) => "error" in each),
+        signal,
+      ),
     };
+  }
+
+  async #stillThere(damaged: DamagedRecord[], signal: AbortSignal | undefined): Promise<DamagedRecord[]> {
+    if (damaged.length === 0) return damaged;
+    const there = new Set((await this.snapshotRefs(signal)).map(({ key }) => key));
+    return damaged.filter(({ ref }) => there.has(snapshotKey(ref)));
   }
 
   async loadRemoval(ref: RecordPlace, signal?: AbortSignal): Promise<SignedRemoval> {
     const cached = this.#cached(ref, parseRemovalRecord);
     if (cached !== undefined && isAt(ref, cached, cached.removal)) return cached;
     const key = removalKey(ref);
-    const bytes = await this.store.get(key, signal);
-    const signed = this.#parse(key, ref, () => parseRemovalRecord(bytes, this.id));
-    checkPlace(key, ref, signed, signed.removal);
-    this.#keep(signed.id, bytes);
-    return signed;
+    try {
+      const bytes = await this.store.get(key, signal);
+      const signed = parseRemovalRecord(bytes, this.id);
+      if (!isAt(ref, signed, signed.removal)) throw misplaced(key, ref, signed, []);
+      this.#keep(signed.id, bytes);
+      return signed;
+    } catch (error) {
+      if (!(error instanceof OperatorError) || error.kind !== "damaged") throw error;
+      throw unreadableRemoval(key, ref, error);
+    }
   }
 
   /** Removal records signed by a trusted key; those of strangers say nothing. */
@@ -158,12 +184,22 @@ export class Repository {
   }
 
   /** Sealed bytes of every pack by its id, from a listing. */
-  packs(signal?: AbortSignal): Promise<Map<string, number>> {
-    return this.#objects("pack", signal);
+  async packs(signal?: AbortSignal): Promise<Map<string, number>> {
+    return bytesOf(await this.listed("pack", signal));
   }
 
-  parts(signal?: AbortSignal): Promise<Map<string, number>> {
-    return this.#objects("part", signal);
+  async parts(signal?: AbortSignal): Promise<Map<string, number>> {
+    return bytesOf(await this.listed("part", signal));
+  }
+
+  /** Every pack, or every part, by its id. */
+  async listed(kind: ObjectKind, signal?: AbortSignal): Promise<Map<string, ListedObject>> {
+    const found = new Map<string, ListedObject>();
+    for await (const { key, bytes, modified } of this.store.list(prefixes[kind], signal)) {
+      const id = parseObjectKey(kind, key);
+      if (id !== undefined) found.set(id, { bytes, modified });
+    }
+    return found;
   }
 
   /** @param id SHA-256 of the sealed bytes */
@@ -191,6 +227,47 @@ export class Repository {
     await this.store.put(snapshotKey({ ...snapshot, id }), bytes, digestOf(bytes).digest, signal);
     this.#keep(id, bytes);
     return { id, bytes: bytes.length };
+  }
+
+  /**
+   * Sign and store the list of what is going to be removed. It stands from the moment this resolves, and nothing it lists
+   * may be removed before.
+   *
+   * @returns when the store says it was written, milliseconds since 1970: a look at the store's own clock
+   */
+  async announce(announcement: Announcement, now: Date, key: SigningKey, signal?: AbortSignal): Promise<number> {
+    const own = (await this.removalRefs(signal)).filter(({ writer }) => writer === key.writer);
+    const last = own.at(-1);
+    const [number, writer] = [(last?.number ?? 0) + 1, key.writer];
+    const head = {
+      format: 1,
+      type: "removal",
+      repository: this.id,
+      writer,
+      number,
+      previous: last?.id ?? null,
+    } as const;
+    const { id, bytes } = formatRecord({ ...head, time: now.toISOString(), ...announcement }, key);
+    const name = removalKey({ writer, number, id });
+    await this.store.put(name, bytes, digestOf(bytes).digest, signal);
+    this.#keep(id, bytes);
+    for await (const { key, modified } of this.store.list(name, signal)) if (key === name) return modified;
+    throw new OperatorError("store-failed", `${name} was stored and is not listed`, {
+      hints: [
+        "the store does not list what was just written: nothing is removed from it, because that can't be done safely",
+      ],
+    });
+  }
+
+  /** Remove a snapshot's record, which a removal record lists already: from then on there is no such snapshot. */
+  async removeSnapshot(place: RecordPlace, signal?: AbortSignal): Promise<void> {
+    await this.store.remove(snapshotKey(place), signal);
+    if (this.#recordCache !== undefined) rmSync(join(this.#recordCache, place.id), { force: true });
+  }
+
+  /** Remove a pack or part, which a removal record lists already and no snapshot refers to. */
+  async removeObject(kind: ObjectKind, id: string, signal?: AbortSignal): Promise<void> {
+    await this.store.remove(objectKey(kind, id), signal);
   }
 
   /**
@@ -224,20 +301,11 @@ export class Repository {
     signal: AbortSignal | undefined,
   ): Promise<SnapshotRef[]> {
     const refs: SnapshotRef[] = [];
-    for await (const { key } of this.store.list(prefix, signal)) {
+    for await (const { key, modified } of this.store.list(prefix, signal)) {
       const place = parse(key);
-      if (place !== undefined) refs.push({ ...place, key });
+      if (place !== undefined) refs.push({ ...place, key, modified });
     }
     return refs;
-  }
-
-  async #objects(kind: ObjectKind, signal: AbortSignal | undefined): Promise<Map<string, number>> {
-    const found = new Map<string, number>();
-    for await (const { key, bytes } of this.store.list(prefixes[kind], signal)) {
-      const id = parseObjectKey(kind, key);
-      if (id !== undefined) found.set(id, bytes);
-    }
-    return found;
   }
 
   async #requireFreeNumber(snapshot: Snapshot, id: string, signal: AbortSignal | undefined): Promise<void> {
@@ -381,10 +449,32 @@ function isAt(ref: RecordPlace, signed: Signed, said: { writer: string; number: 
 
 function checkPlace(key: string, ref: RecordPlace, signed: Signed, said: { writer: string; number: number }): void {
   if (isAt(ref, signed, said)) return;
+  throw misplaced(key, ref, signed, [`the other snapshots are not affected; ${ref.id.slice(0, 8)} is not usable`]);
+}
+
+function misplaced(key: string, ref: RecordPlace, signed: Signed, hints: readonly string[]): OperatorError {
   const what = signed.id === ref.id ? "has another writer or number than its name" : "does not match its digest";
-  throw new OperatorError("damaged", `${key} ${what}`, {
-    hints: [`the other snapshots are not affected; ${ref.id.slice(0, 8)} is not usable`],
+  return new OperatorError("damaged", `${key} ${what}`, { hints });
+}
+
+/**
+ * One list of what a prune removes that can't be read ends every backup, verify and prune: what it condemns may be going.
+ * So its error has to tell the way out.
+ */
+function unreadableRemoval(key: string, { writer, id }: RecordPlace, cause: OperatorError): OperatorError {
+  const said = cause.message.startsWith(key) ? cause.message : `${key}: ${cause.message}`;
+  return new OperatorError("damaged", said, {
+    hints: [
+      "it lists what a prune removes; until it can be read, no backup builds on what is stored and nothing is pruned",
+      `put a good copy in its place: the host that signs as ${writer} has one below its state directory, cache/*/records/${id.slice(0, 12)}...`,
+      "without one, move the object out of the repository: verify then tells of a gap where it removed snapshots, and the next prune lists anew what is left to remove",
+    ],
+    cause,
   });
+}
+
+function bytesOf(listed: ReadonlyMap<string, ListedObject>): Map<string, number> {
+  return new Map([...listed].map(([id, { bytes }]) => [id, bytes]));
 }
 
 function wrongBytes(kind: ObjectKind, id: string): OperatorError {

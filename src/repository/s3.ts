@@ -5,9 +5,9 @@ import type { HeadObjectCommandOutput } from "@aws-sdk/client-s3";
 import { OperatorError } from "../errors.ts";
 import { bodyBytes, bodyChunks } from "./body.ts";
 import { parseObjectKey } from "./layout.ts";
-import { type ObjectBody, type ObjectStore, type StoredObject, staleAfterMs } from "./object-store.ts";
+import { type ObjectBody, ObjectRetained, type ObjectStore, type StoredObject, staleAfterMs } from "./object-store.ts";
 import { connect, type S3Connection, type S3Settings, type S3Timing } from "./s3-client.ts";
-import { explain, failureOf, isConflict, isMissingKey, isTaken, isUnsupported } from "./s3-errors.ts";
+import { explain, failureOf, isConflict, isMissingKey, isTaken, isUnsupported, mayBeLocked } from "./s3-errors.ts";
 
 export interface S3StoreOptions extends S3Settings {
   readonly timing?: S3Timing;
@@ -107,9 +107,19 @@ export class S3Store implements ObjectStore {
       try {
         await client.send(new sdk.DeleteObjectCommand(this.#at(key)), options);
       } catch (error) {
-        if (!isMissingKey(failureOf(error))) throw error;
+        if (isMissingKey(failureOf(error))) return;
+        const lock = mayBeLocked(failureOf(error)) ? await this.#lockOf(key, signal) : undefined;
+        throw lock === undefined ? error : new ObjectRetained(key, lock.until, new Error(failureOf(error).message));
       }
     });
+  }
+
+  /** The lock of an object, undefined for one that has none or whose lock these credentials may not see. */
+  async #lockOf(key: string, signal: AbortSignal | undefined): Promise<{ until: number | null } | undefined> {
+    const head = await this.#head(key, signal).catch(() => undefined);
+    const until = head?.ObjectLockRetainUntilDate?.getTime() ?? 0;
+    if (head?.ObjectLockLegalHoldStatus === "ON") return { until: null };
+    return until > Date.now() ? { until } : undefined;
   }
 
   /** Aborts multipart uploads of packs and parts below our prefix that were begun more than 48 hours ago. */
