@@ -61,14 +61,17 @@ function inOrder<T extends Pick<PlacedMessage, "message">>(messages: readonly T[
 export function skippedOf(
   { skip }: Pick<RestorePlan, "skip">,
   dropped: readonly MessageProblem[] = [],
-): Pick<RestoreReport, "skipped" | "stillQueued" | "notSelected" | "notPlaced"> {
-  const count = (kind: string) => skip.filter((one) => one.kind === kind).length;
-  const [stillQueued, notSelected] = [count("queued"), count("unselected")];
+): Pick<RestoreReport, "skipped" | "stillQueued" | "notSelected" | "skippedBy" | "restoredBy" | "notPlaced"> {
+  const skippedBy = { impossible: 0, refused: 0, queued: 0, restored: 0, served: 0, unselected: 0 };
+  for (const { kind } of skip) skippedBy[kind]++;
+  const { queued: stillQueued, unselected: notSelected } = skippedBy;
   const failed = skip.filter(({ kind }) => kind === "impossible" || kind === "refused");
   return {
     skipped: skip.length - stillQueued - notSelected + dropped.length,
     stillQueued,
     notSelected,
+    skippedBy,
+    restoredBy: [...new Set(skip.flatMap(({ runs }) => runs ?? []))].sort(),
     notPlaced: [...failed.map(({ message, reason }) => ({ queueId: message.queueId, problem: reason })), ...dropped],
   };
 }

@@ -84,22 +84,23 @@ function notAPlan(where: string, what: string): OperatorError {
 /**
  * The plan to carry out: the stored one, if what it was made from is still so.
  *
+ * @param now milliseconds since 1970, for what is to be expected
  * @param reconfigured whether the target's configuration was restored since, and its facts compared before that
  * @throws OperatorError `refused` that lists what has changed in the target since
  */
 export function approved(
   stored: StoredMail,
   { manifest, plan }: Pick<Prepared, "manifest" | "plan">,
-  { reconfigured }: { readonly reconfigured: boolean } = { reconfigured: false },
+  { now, reconfigured }: { readonly now: number; readonly reconfigured: boolean },
 ): RestorePlan {
   const facts = reconfigured ? [] : targetChanges(stored, plan);
-  const changes = [...sourceChanges(stored, plan), ...facts, ...mailChanges(stored, plan), ...runChanges(stored, plan)];
-  if (changes.length > 0) throw changed(changes);
+  const changes = [...sourceChanges(stored, plan), ...facts, ...mailChanges(stored, plan)];
+  if (changes.length > 0) throw changed(changes, plan);
   const entries = new Map(manifest.messages.map((message) => [entryKey(message), message]));
   const place = stored.place.map(({ key, ...rest }) => ({ message: known(entries, key), ...rest }));
   const skip = stored.skip.map(({ key, ...rest }) => ({ message: known(entries, key), ...rest }));
   const { delivered, deleted, remark, log, needs } = stored;
-  const forecasts = forecast(place, plan.source, plan.target);
+  const forecasts = forecast(place, plan.source, { ...plan.target, now: Math.floor(now / 1000) });
   return { ...plan, place, skip, delivered, deleted, remark, forecasts, log, needs };
 }
 
@@ -167,30 +168,38 @@ function textOf(value: unknown): string {
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
-/** Mail that has come into the target's queues since, or gone from them, so far as the plan speaks of it. */
-function mailChanges(stored: StoredMail, { skip }: RestorePlan): string[] {
+/** What has become of each message that the plan speaks of, in the target's queues and by the journals of runs. */
+function mailChanges(stored: StoredMail, plan: RestorePlan): string[] {
+  const changes = new Map([...runChanges(stored, plan), ...queueChanges(stored, plan)]);
+  return [...changes.values()];
+}
+
+/** Mail that has come into the target's queues since, or gone from them. */
+function queueChanges(stored: StoredMail, { skip }: RestorePlan): [string, string][] {
   const now = new Map(skip.map(({ message, kind, reason }) => [entryKey(message), { kind, reason }]));
   const standing = new Set(["queued", "impossible"]);
-  const appeared = stored.place.flatMap(({ key }) => {
+  const appeared = stored.place.flatMap(({ key }): [string, string][] => {
     const fact = now.get(key);
-    return fact !== undefined && standing.has(fact.kind) ? [`${idOf(key)} was to be placed, and ${fact.reason}`] : [];
+    if (fact === undefined || !standing.has(fact.kind)) return [];
+    return [[key, `${idOf(key)} was to be placed, and ${fact.reason}`]];
   });
-  const gone = stored.skip.flatMap(({ key, kind, reason }) =>
-    standing.has(kind) && now.get(key)?.kind !== kind ? [`${idOf(key)}: ${reason}; that is no longer so`] : [],
-  );
-  return [...new Set([...appeared, ...gone])];
+  const gone = stored.skip.flatMap(({ key, kind, reason }): [string, string][] => {
+    if (!standing.has(kind) || now.get(key)?.kind === kind) return [];
+    return [[key, `${idOf(key)} was left out because ${reason}; that is no longer so`]];
+  });
+  return [...appeared, ...gone];
 }
 
 /** What runs have placed since, or taken back, for any recipient: the plan counted on what they had placed before. */
-function runChanges(stored: StoredMail, plan: RestorePlan): string[] {
+function runChanges(stored: StoredMail, plan: RestorePlan): [string, string][] {
   const then = new Map(stored.placed.map((fact) => [fact.key, fact]));
   const now = new Map(plan.placed.map((fact) => [fact.key, fact]));
-  return [...new Set([...then.keys(), ...now.keys()])].flatMap((key) => {
+  return [...new Set([...then.keys(), ...now.keys()])].flatMap((key): [string, string][] => {
     const [before, after] = [then.get(key), now.get(key)];
     if (isDeepStrictEqual(before, after)) return [];
     const added = after?.runs.filter((run) => before?.runs.includes(run) !== true) ?? [];
-    if (added.length > 0) return [`run ${added.join(" and ")} has placed ${idOf(key)} since`];
-    return [`what run ${before?.runs.join(" and ")} had placed of ${idOf(key)} was taken back since`];
+    if (added.length > 0) return [[key, `run ${added.join(" and ")} has placed ${idOf(key)} since`]];
+    return [[key, `what run ${before?.runs.join(" and ")} had placed of ${idOf(key)} was taken back since`]];
   });
 }
 
@@ -201,11 +210,12 @@ function idOf(key: string): string {
 /** Changes named one by one. */
 const shown = 10;
 
-function changed(changes: readonly string[]): OperatorError {
+function changed(changes: readonly string[], { source, target }: RestorePlan): OperatorError {
   const more = changes.length > shown ? [`and ${changes.length - shown} more`] : [];
-  const list = [...changes.slice(0, shown), ...more].join("; ");
-  return new OperatorError("refused", `the target is not as the plan found it: ${list}`, {
-    hints: ["make a new plan, and have it signed off: spoolsafe restore SNAP --into CONFIG_DIR --plan FILE"],
+  const list = [...changes.slice(0, shown), ...more].join("\n");
+  const again = `spoolsafe restore ${source.snapshot.slice(0, 12)} --into ${target.configDirectory} ... --plan FILE`;
+  return new OperatorError("refused", `the target is not as the plan found it, and nothing was done:\n${list}`, {
+    hints: [`make a new plan, with the options of the first, and have it signed off: ${again}`],
   });
 }
 

@@ -109,6 +109,8 @@ export interface SkippedMessage {
   readonly message: MessageEntry;
   readonly kind: SkipKind;
   readonly reason: string;
+  /** Of what was restored before: by which runs. */
+  readonly runs?: readonly string[];
 }
 
 /** A recipient who is not served by this restore, and what says so. */
@@ -255,7 +257,8 @@ class Decisions {
     const before = this.#choice.again ? undefined : this.#before(message);
     const wanted = asked.filter((index) => before?.recipients.has(index) !== true);
     if (before !== undefined && wanted.length === 0) {
-      this.#pass(message, "restored", `run ${before.runs.join(" and ")} restored it into this queue before`);
+      const reason = `run ${before.runs.join(" and ")} restored it into this queue before`;
+      this.skip.push({ message, kind: "restored", reason, runs: before.runs });
     } else {
       this.#placeSorted(message, this.#sort(message, wanted), asked.length > 0);
     }

@@ -1,4 +1,4 @@
-import type { ServedRecipient } from "./plan.ts";
+import type { ServedRecipient, SkipKind } from "./plan.ts";
 import type { DeliveryBound, LaterMessage } from "./verdict.ts";
 
 /** What a restore tells on its way. */
@@ -45,6 +45,10 @@ export interface RestoreReport {
   readonly stillQueued: number;
   /** Of the snapshot, and not asked for. */
   readonly notSelected: number;
+  /** All that was left out, by kind; what an interrupted run had in maildrop and is not sure of is in `skipped` only. */
+  readonly skippedBy: Readonly<Record<SkipKind, number>>;
+  /** The runs that had restored mail of this snapshot before, so that it was left out now; oldest first. */
+  readonly restoredBy: readonly string[];
   /** On hold for `release`, mail of maildrop that waits for it included. */
   readonly awaitingRelease: number;
   /** On hold because they are in doubt, for `release --in-doubt`. */

@@ -76,7 +76,8 @@ export function commandOf({ snapshot, instance, target, options }: RunRecord): s
   return `spoolsafe restore ${words.map(quoted).join(" ")}`;
 }
 
-function quoted(word: string): string {
+/** A word of a command line as a shell takes it. */
+export function quoted(word: string): string {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 

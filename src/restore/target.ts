@@ -180,7 +180,10 @@ export async function refuseRunning(instance: PostfixInstance): Promise<void> {
 
 function isRunning(instance: PostfixInstance, detail: string): OperatorError {
   return new OperatorError("refused", `Postfix of ${instance.configDirectory} is running: ${detail}`, {
-    hints: [`stop it: postfix -c ${instance.configDirectory} stop`, "keep it stopped until the restore has ended"],
+    hints: [
+      `stop it, and keep it stopped until the restore has ended: postfix -c ${instance.configDirectory} stop`,
+      "or restore while it runs, beside its mail, on hold until its release: --merge",
+    ],
   });
 }
 
@@ -194,7 +197,10 @@ export function refuseOccupied(instance: PostfixInstance, ours: ReadonlySet<stri
   if (occupied.length === 0) return;
   const list = occupied.map(([queue, count]) => `${count} in ${queue}`).join(", ");
   throw new OperatorError("refused", `the queue ${instance.queueDirectory} is not empty: ${list}`, {
-    hints: ["restore into an instance without mail", "or read the mail as files: spoolsafe restore SNAP --to DIR"],
+    hints: [
+      "restore beside it, on hold until its release: --merge",
+      "or read the mail as files: spoolsafe restore SNAP --to DIR",
+    ],
   });
 }
 

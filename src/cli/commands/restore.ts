@@ -8,7 +8,9 @@ import type { RestoreChoice, RestorePlan } from "../../restore/plan.ts";
 import { approved, formatPlan, parsePlan, type StoredPlan, storedMail } from "../../restore/plan-file.ts";
 import type { PlanRequest, Prepared } from "../../restore/prepare.ts";
 import { planOnly, restoreInto } from "../../restore/restore.ts";
+import { quoted } from "../../restore/resume.ts";
 import { chooseInstance, type RestoreSource } from "../../restore/source.ts";
+import { refuseWithoutRoom } from "../../restore/target.ts";
 import { planDirectory, restoreToDirectory, type ToDirectoryReport } from "../../restore/to-directory.ts";
 import { chooseSnapshot, requireInstance } from "../choose.ts";
 import { claimsFor } from "../claims.ts";
@@ -18,7 +20,8 @@ import { printable, size } from "../table.ts";
 import { version } from "../version.ts";
 import { configurationToDirectory, type RestoredConfiguration, restoreConfiguration } from "./restore-configuration.ts";
 import { checkOptions, choiceOf, type RestoreOptions } from "./restore-options.ts";
-import { tell, tellPlan, tellReport } from "./restore-report.ts";
+import { tellPlan } from "./restore-plan.ts";
+import { tell, tellReport } from "./restore-report.ts";
 
 export type { RestoreOptions } from "./restore-options.ts";
 
@@ -143,8 +146,9 @@ async function showPlan(restoration: Restoration): Promise<number> {
   if (written === undefined) {
     render.note("Dry run: nothing was touched.");
   } else {
-    const again = `spoolsafe restore ${source.signed.id.slice(0, 12)} --into ${configDirectory} --apply ${written.plan}`;
-    render.text(`plan ${written.digest.slice(0, 16)} written to ${written.plan}; to do exactly this: ${again}`);
+    const words = [source.signed.id.slice(0, 12), "--into", configDirectory, "--apply", written.plan];
+    const again = `spoolsafe restore ${words.map(quoted).join(" ")}`;
+    render.text(`plan ${written.digest.slice(0, 16)} is in ${written.plan}\nto do exactly that: ${again}`);
   }
   return 0;
 }
@@ -181,11 +185,9 @@ function writePlan(
 }
 
 async function act(restoration: Restoration): Promise<number> {
-  const { context, choice, wants, stored } = restoration;
+  const { context, choice, wants } = restoration;
   // Before the configuration is touched: mail that can't be placed must not leave another configuration behind.
-  const first = wants.mail && (wants.configuration || stored !== undefined);
-  const prepared = first ? await planOnly(await requestOf(restoration)) : undefined;
-  if (prepared !== undefined && stored?.mail != null) approved(stored.mail, prepared);
+  if (wants.mail && (wants.configuration || choice.route === "requeue")) await refuseBeforehand(restoration);
   if (choice.route === "requeue" && !(await agreesToRequeue(context))) return 1;
   const configuration = wants.configuration ? await configure(restoration) : undefined;
   if (configuration !== undefined && (configuration.exit === 1 || !wants.mail)) {
@@ -194,6 +196,14 @@ async function act(restoration: Restoration): Promise<number> {
   }
   const exit = await placeMail(restoration, configuration);
   return exit === 0 ? (configuration?.exit ?? 0) : exit;
+}
+
+async function refuseBeforehand(restoration: Restoration): Promise<void> {
+  const { context, stored } = restoration;
+  const prepared = await planOnly(await requestOf(restoration));
+  const now = context.clock.now();
+  const plan = stored?.mail == null ? prepared.plan : approved(stored.mail, prepared, { now, reconfigured: false });
+  if (prepared.remains.unfinished === undefined) refuseWithoutRoom(plan);
 }
 
 async function agreesToRequeue({ render, globals, signal }: Context): Promise<boolean> {
@@ -219,15 +229,21 @@ async function placeMail(restoration: Restoration, configuration: RestoredConfig
   const request = await requestOf(restoration);
   const mail = stored?.mail;
   const reconfigured = configuration !== undefined;
-  const approve = mail && ((prepared: Prepared) => approved(mail, prepared, { reconfigured }));
+  const approve =
+    mail && ((prepared: Prepared) => approved(mail, prepared, { now: context.clock.now(), reconfigured }));
   const claiming = await claimingOf(restoration, request.instance);
   const report = await restoreInto({ ...request, reader, processors, claiming, approve: approve ?? undefined });
   const more = configuration === undefined ? {} : { configuration: configuration.summary };
-  tellReport(context, report, request.instance.queueDirectory, more);
+  const { queueDirectory } = request.instance;
+  tellReport(context, report, { queueDirectory, host: source.signed.snapshot.host, next: nextOf(restoration) }, more);
   if (report.unproven.length > 0) return 13;
   if (report.notPlaced.length === 0)
     context.render.detail(`the journal of run ${report.run} is in ${context.stateDirectory}/runs`);
   return report.notPlaced.length > 0 ? 3 : 0;
+}
+
+function nextOf({ choice, configDirectory }: Restoration): string[] {
+  return choice.route === "fresh" ? [`when all is as it should be: postfix -c ${quoted(configDirectory)} start`] : [];
 }
 
 /** Each time anew: a configuration that was restored may have changed the instance. */
