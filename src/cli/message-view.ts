@@ -1,5 +1,6 @@
 import { messageQueues } from "../postfix/queue.ts";
 import type { MessageEntry } from "../snapshot/manifest.ts";
+import { localTime, size } from "./table.ts";
 
 /** A message as `ls` and `show` print it in JSON (docs/INTERFACE.md). */
 export function messageJson(entry: MessageEntry) {
@@ -29,13 +30,29 @@ export function inListingOrder(entries: readonly MessageEntry[]): MessageEntry[]
   );
 }
 
+/** Columns that tell what a message is, for `table`; the recipients are the command's. */
+export const messageHead = ["QUEUE ID", "QUEUE", "ARRIVED", "SIZE", "SENDER"] as const;
+
+export function messageCells(entry: MessageEntry): string[] {
+  const { queueId, queue, arrival, sender } = entry;
+  return [queueId, queue, localTime(new Date(arrival * 1000)), size(entry.size), senderText(sender)];
+}
+
+/** What is still to be delivered, the first address in full. */
+export function recipientsText({ recipients }: MessageEntry): string {
+  const open = recipients.filter(({ done }) => !done);
+  const more = open.length > 1 ? ` +${open.length - 1}` : "";
+  const done = recipients.length - open.length;
+  return `${open[0]?.address ?? "none left"}${more}${done > 0 ? ` (${done} done)` : ""}`;
+}
+
 /** Envelope senders as mailq shows them. */
 export function senderText(sender: string): string {
   return sender === "" ? "<>" : sender;
 }
 
 /** @param seconds since 1970, with fraction */
-function rfc3339(seconds: number): string {
+export function rfc3339(seconds: number): string {
   return new Date(seconds * 1000).toISOString();
 }
 

@@ -2,8 +2,8 @@ import { loadManifest } from "../../repository/manifest-reader.ts";
 import type { MessageEntry } from "../../snapshot/manifest.ts";
 import { chooseSnapshot, ofInstance, requireInstance } from "../choose.ts";
 import type { Context } from "../context.ts";
-import { inListingOrder, messageJson, senderText } from "../message-view.ts";
-import { localTime, size, table } from "../table.ts";
+import { inListingOrder, messageCells, messageHead, messageJson, recipientsText } from "../message-view.ts";
+import { table } from "../table.ts";
 
 /** `spoolsafe ls SNAP`: the messages of a snapshot; needs an identity. */
 export async function run(context: Context, spec: string): Promise<number> {
@@ -24,23 +24,11 @@ export async function run(context: Context, spec: string): Promise<number> {
 
 function messageTable(entries: readonly MessageEntry[]): string {
   const several = new Set(entries.map(({ instance }) => instance)).size > 1;
-  const head = [...(several ? ["INSTANCE"] : []), "QUEUE ID", "QUEUE", "ARRIVED", "SIZE", "SENDER", "RECIPIENTS"];
+  const head = [...(several ? ["INSTANCE"] : []), ...messageHead, "RECIPIENTS"];
   const rows = entries.map((entry) => [
     ...(several ? [entry.instance] : []),
-    entry.queueId,
-    entry.queue,
-    localTime(new Date(entry.arrival * 1000)),
-    size(entry.size),
-    senderText(entry.sender),
+    ...messageCells(entry),
     recipientsText(entry),
   ]);
   return table(head, rows);
-}
-
-/** What is still to be delivered, the first address in full. */
-function recipientsText({ recipients }: MessageEntry): string {
-  const open = recipients.filter(({ done }) => !done);
-  const more = open.length > 1 ? ` +${open.length - 1}` : "";
-  const done = recipients.length - open.length;
-  return `${open[0]?.address ?? "none left"}${more}${done > 0 ? ` (${done} done)` : ""}`;
 }
