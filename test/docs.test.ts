@@ -163,4 +163,11 @@ function alternativesOf(words: readonly string[]): string[][] {
   );
 }
 
-const examples: Readonly<Record<string, string>> = { SNAP: "latest", "N%": "10%", "N/min": "500/min" };
+const examples: Readonly<Record<string, string>> = {
+  SNAP: "latest",
+  "N%": "10%",
+  "N/min": "500/min",
+  "QUEUE...": "deferred",
+  N: "8",
+  MINUTES: "10",
+};

@@ -1,4 +1,5 @@
-import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import { Argument, Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import { messageQueues } from "../postfix/queue.ts";
 import type { Context } from "./context.ts";
 import type { GlobalOptions } from "./globals.ts";
 import { version } from "./version.ts";
@@ -160,6 +161,50 @@ export function buildProgram(perform: Perform) {
       start(async (context) => (await import("./commands/show.ts")).run(context, snap, id, options)),
     );
 
+  program
+    .command("find")
+    .description("Find messages in a snapshot, or in all: in which are they? Needs an identity.")
+    .argument("<snap-or-condition...>", `a snapshot (not with --all), then KEY=VALUE...: all must match`)
+    .option("--all", "look through every snapshot; says in which a message is first and last")
+    .addHelpText(
+      "after",
+      "\nKeys: queue, sender, recipient, domain, id, message-id (lists with commas, * for anything), older-than,\n" +
+        "newer-than (2d, 26h, 30m), larger-than, smaller-than (bytes).\n" +
+        examples(
+          "spoolsafe find latest sender=*@a.test older-than=2d",
+          "spoolsafe find @2026-11-24T03:00 domain=b.test,c.test queue=deferred,hold",
+          "spoolsafe find --all message-id=20261124.1@a.test",
+        ),
+    )
+    .action((words, options) =>
+      start(async (context) => (await import("./commands/find.ts")).run(context, words, options)),
+    );
+  program
+    .command("diff")
+    .description("What is different in snapshot B: messages, and names of configuration files. Needs an identity.")
+    .argument("<snap-a>", snapHelp)
+    .argument("<snap-b>", "the one to compare with it; of another host by its id")
+    .addHelpText("after", examples("spoolsafe diff latest~1 latest", "spoolsafe diff @2026-11-24T03:00 latest --json"))
+    .action((a, b) => start(async (context) => (await import("./commands/diff.ts")).run(context, a, b)));
+  program
+    .command("qshape")
+    .description("Domains by age when the snapshot was taken, as Postfix's qshape prints them. Needs an identity.")
+    .argument("<snap>", snapHelp)
+    .addArgument(new Argument("[queue...]", "default: incoming and active").choices(messageQueues))
+    .option("-s, --senders", "messages by the domain of their sender, not recipients by theirs")
+    .addOption(new Option("-b, --buckets <n>", "columns of age; default: 10").argParser(count))
+    .addOption(new Option("-t, --bucket-time <minutes>", "limit of the first column; default: 5").argParser(count))
+    .option("-l, --linear", "columns of equal width, not each twice the one before")
+    .addHelpText("after", examples("spoolsafe qshape latest", "spoolsafe qshape latest deferred hold -s -b 8"))
+    .action((snap, queues, options) =>
+      start(async (context) => (await import("./commands/qshape.ts")).run(context, snap, queues, options)),
+    );
+  program
+    .command("stats")
+    .description("Snapshots, messages, bytes and growth, per host and in total. Needs no identity.")
+    .addHelpText("after", examples("spoolsafe stats", "spoolsafe stats --host mx1.example.org --json"))
+    .action(() => start(async (context) => (await import("./commands/stats.ts")).run(context)));
+
   program.commandsGroup("Prove:");
   program
     .command("verify")
@@ -314,6 +359,22 @@ export function buildProgram(perform: Perform) {
     .action((claim, options) =>
       start(async (context) => (await import("./commands/holds-take-over.ts")).run(context, claim, options)),
     );
+  program.commandsGroup("More:");
+  program
+    .command("completion")
+    .description("Print a script that completes commands and options with the tab key.")
+    .addArgument(new Argument("<shell>").choices(["bash", "zsh", "fish"] as const))
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe completion bash > /etc/bash_completion.d/spoolsafe",
+        "spoolsafe completion zsh > /usr/local/share/zsh/site-functions/_spoolsafe",
+        "spoolsafe completion fish > /etc/fish/completions/spoolsafe.fish",
+      ),
+    )
+    .action((shell) =>
+      start(async (context) => (await import("./commands/completion.ts")).run(context, shell, program)),
+    );
   program.helpCommand("help [command]", "show help for a command");
   return program;
 }
@@ -329,6 +390,11 @@ function percent(value: string): number {
   const number = /^\d+(\.\d+)?%?$/.test(value) ? Number.parseFloat(value) : 0;
   if (number <= 0 || number > 100) throw new InvalidArgumentError("It must be more than 0% and at most 100%.");
   return number;
+}
+
+function count(value: string): number {
+  if (!/^[1-9]\d{0,3}$/.test(value)) throw new InvalidArgumentError("It must be a whole number from 1 to 9999.");
+  return Number(value);
 }
 
 /** "500/min" or "500" as 500. */
