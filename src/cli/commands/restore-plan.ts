@@ -100,8 +100,11 @@ function doubtLines(inDoubt: readonly DoubtfulRecipient[]): string[] {
   );
 }
 
-function expectations(plan: RestorePlan): string[] {
-  return warningsOf(plan).map((text) => `expect: ${printable(text)}`);
+function expectations({ forecasts, log }: RestorePlan): string[] {
+  return [
+    ...forecasts.map(({ text }) => `expect: ${printable(text)}`),
+    ...(log?.warnings ?? []).map((text) => `the logs: ${printable(text)}`),
+  ];
 }
 
 function roomLines({ needs, target }: RestorePlan, lack: string | null): string[] {
