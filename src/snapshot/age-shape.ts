@@ -2,7 +2,8 @@ import type { MessageEntry } from "./manifest.ts";
 
 /*
  * The distribution of a queue over domains and age, counted as qshape(1) of Postfix counts it (auxiliary/qshape in its
- * sources): recipients that are still to be delivered, or with `senders` messages that have one.
+ * sources): recipients that are still to be delivered, or with `senders` messages that have one. Mail of maildrop is counted
+ * as well, which qshape can't read any more.
  */
 
 export interface ShapeOptions {
