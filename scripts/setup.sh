@@ -2,7 +2,7 @@
 # Make a fresh clone ready: npm packages, Debian packages, dist/. Does what is missing and nothing else.
 #
 #   setup.sh                 npm packages, dist/, and what Spoolsafe itself is used with: postfix age zstd
-#   setup.sh --tests         and what only the tests need: two object stores, openssl
+#   setup.sh --tests         and what only the tests need: two object stores, openssl, zsh, fish
 #   setup.sh --no-packages   npm packages and dist/ only
 #
 # Debian packages need root and apt-get. Without those it says what is missing and how to install it, and goes on: tests
@@ -17,7 +17,7 @@ export PATH
 wanted="postfix:postfix age:age zstd:zstd flock:util-linux"
 test_wanted="unshare:util-linux openssl:openssl ps:procps ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw
   swift-proxy-server:swift-proxy swift-account-server:swift-account swift-container-server:swift-container
-  swift-object-server:swift-object"
+  swift-object-server:swift-object zsh:zsh fish:fish"
 policy=/usr/sbin/policy-rc.d
 policy_mark="# Made by Spoolsafe's scripts/setup.sh for the time of an installation; remove it if no installation runs."
 

@@ -14,6 +14,8 @@ export type Need =
   | "ceph"
   | "swift"
   | "chromium"
+  | "zsh"
+  | "fish"
   | "mount"
   | "mount-namespace"
   | "pid-namespace";
@@ -54,6 +56,8 @@ const checks: Record<Need, Check> = {
     remedy: "apt-get install --no-install-recommends swift-proxy swift-account swift-container swift-object",
   },
   chromium: { present: () => programs("chromium") || programs("chromium-browser"), remedy: "apt-get install chromium" },
+  zsh: { present: () => programs("zsh"), remedy: "apt-get install zsh" },
+  fish: { present: () => programs("fish"), remedy: "apt-get install fish" },
   mount: {
     present: () => isRoot() && mayUnshare("--mount"),
     remedy: "run the tests as root, where mounting is allowed",

@@ -47,6 +47,8 @@ ${commands
 
 # What can stand at the cursor, where $1 is.
 __${name}_offer() {
+  # An option ends the values of the one before.
+  case $1 in -*) [ -z "$many" ] || open= ;; esac
   if [ -n "$open" ]; then
     case "$at:$open" in
 ${values(model)}    esac
