@@ -4,7 +4,15 @@ import { makePrivateDirectory } from "../system/files.ts";
 import { type HeldLock, tryLock } from "../system/lock.ts";
 import { attempt, type Patience, reasonOf, usualPatience } from "./attempt.ts";
 import { type AlertSettings, type Channel, channelsOf } from "./channels.ts";
-import { type AgeLimit, type BackedUp, backupsKept, conditionsOf, lockedExit, type Outcome } from "./conditions.ts";
+import {
+  type AgeLimit,
+  type BackedUp,
+  backupsKept,
+  type Condition,
+  conditionsOf,
+  lockedExit,
+  type Outcome,
+} from "./conditions.ts";
 import { afterTelling, type Due, dueFor, eventOf } from "./decide.ts";
 import {
   type AlertState,
@@ -41,6 +49,8 @@ export interface Ended {
 /** What was told, and what still could not be. */
 export interface Alarmed {
   readonly told: number;
+  /** What is wrong now, told or not. */
+  readonly conditions: readonly Condition[];
   readonly unsent: readonly Unsent[];
 }
 
@@ -85,15 +95,15 @@ export class Alarm {
 
   async #raise(round: Round): Promise<Alarmed> {
     const before = this.#load(round);
-    if (this.#isQuiet(before, round)) return { told: 0, unsent: unsentOf(before) };
+    if (this.#isQuiet(before, round)) return alarmed(before, 0);
     const lock = await lockIfPossible(this.#options.stateDirectory, round.lockMs);
-    if (lock === "busy" && round.minutely) return { told: 0, unsent: unsentOf(before) };
+    if (lock === "busy" && round.minutely) return alarmed(before, 0);
     try {
       // Somebody may have told it while the lock was waited for.
       const looked = this.#look(this.#load(round), round);
       const { state, told } = await this.#tell(looked, round);
       this.#save(state);
-      return { told, unsent: unsentOf(state) };
+      return alarmed(state, told);
     } finally {
       if (lock !== "busy") await lock?.release();
     }
@@ -162,6 +172,10 @@ export class Alarm {
     };
     return { state: { ...state, channels }, told };
   }
+}
+
+function alarmed(state: AlertState, told: number): Alarmed {
+  return { told, conditions: Object.values(state.conditions), unsent: unsentOf(state) };
 }
 
 /** What one call is about. */

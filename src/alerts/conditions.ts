@@ -118,6 +118,7 @@ const exitWords: Readonly<Record<number, string>> = {
   12: "no identity opens this",
   13: "something is damaged, missing, or not signed by a trusted key",
   130: "it was ended by a signal",
+  137: "it was killed: out of memory, much too late, or by somebody",
 };
 
 const hour = 3_600_000;

@@ -1,14 +1,15 @@
 import { OperatorError } from "../errors.ts";
 import { type JobDetail, type JobName, recordEnd, recordStart, type StartedRun } from "../jobs/record.ts";
+import { startAlerts } from "./alerting.ts";
 import type { Context } from "./context.ts";
 
 /** Leave small facts about this run for status and alerts; they are kept if it ends well. */
 export type Leave = (detail: JobDetail) => void;
 
 /**
- * Do the work of an unattended job, whoever started it (daemon, timer, cron, a person), and record its start, end and
- * exit code in the state directory. A record that can't be written is told of and changes neither work nor exit code:
- * what the job did stays true.
+ * Do the work of an unattended job, whoever started it (daemon, timer, cron, a person), record its start, end and exit
+ * code in the state directory, and alert people to what that changes. A record that can't be written and an alert that
+ * can't be sent are told of and change neither work nor exit code: what the job did stays true.
  */
 export async function recorded(
   context: Context,
@@ -16,15 +17,20 @@ export async function recorded(
   work: (leave: Leave) => Promise<number>,
 ): Promise<number> {
   let detail: JobDetail | undefined;
+  const start = new Date(context.clock.now()).toISOString();
+  const alerts = startAlerts(context, job);
   const run = begin(context, job);
   try {
     const exit = await work((facts) => {
       detail = facts;
     });
     end(context, run, exit, detail);
+    await alerts.ended({ start: run?.start ?? start, exit, message: null });
     return exit;
   } catch (error) {
-    end(context, run, exitOf(context, error));
+    const exit = exitOf(context, error);
+    end(context, run, exit);
+    await alerts.ended({ start: run?.start ?? start, exit, message: messageOf(context, error) });
     throw error;
   }
 }
@@ -54,4 +60,9 @@ function orTell<T>({ render, stateDirectory }: Context, job: JobName, write: () 
 function exitOf({ signal }: Context, error: unknown): number {
   if (signal.aborted) return 130;
   return error instanceof OperatorError ? error.exitCode : 1;
+}
+
+function messageOf({ signal }: Context, error: unknown): string {
+  const told: unknown = signal.aborted ? signal.reason : error;
+  return told instanceof Error ? told.message : String(told);
 }
