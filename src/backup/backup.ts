@@ -7,8 +7,16 @@ import { PackWriter } from "../pack/pack-pool.ts";
 import { buildPart } from "../pack/part.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { loadSeen, saveSeen } from "../repository/chain.ts";
-import type { Repository } from "../repository/repository.ts";
-import { type KnownFiles, knownFiles, loadIndex, type StoredIndex, saveIndex } from "../repository/stored-index.ts";
+import { longestRunMs } from "../repository/object-store.ts";
+import type { Repository, SignedRemoval } from "../repository/repository.ts";
+import {
+  type IndexedPack,
+  type KnownFiles,
+  knownFiles,
+  loadIndex,
+  type StoredIndex,
+  saveIndex,
+} from "../repository/stored-index.ts";
 import type { ManifestEntry, StoredFile } from "../snapshot/manifest.ts";
 import type { CaptureMode, MessageCounts, ObjectReference, Snapshot } from "../snapshot/snapshot.ts";
 import type { Clock } from "../system/clock.ts";
@@ -17,11 +25,14 @@ import { type HeldLock, tryLock } from "../system/lock.ts";
 import type { ByteKeeper, CaptureProblem } from "./capture.ts";
 import { entriesOf, type PartPlan, planPart, type Stored } from "./entries.ts";
 import { type CapturedInstance, captureInstance, type InstanceEvent } from "./instance.ts";
+import { sparsePacks, withoutPacks } from "./sparse-packs.ts";
 
 /** What the backup tells while it runs; the command line words them. */
 export type BackupEvent =
   | InstanceEvent
   | { readonly type: "stored"; readonly bytes: number; readonly files: number }
+  /** So many packs hold little that is still in the queues; what is, `bytes` at most, is stored anew. */
+  | { readonly type: "repacking"; readonly packs: number; readonly bytes: number }
   /** The snapshot is whole; the next backup will be a full one. */
   | { readonly type: "index-not-saved" | "not-swept"; readonly reason: string };
 
@@ -74,6 +85,7 @@ export interface BackupReport {
  */
 export async function backup(request: BackupRequest): Promise<BackupReport> {
   const started = request.clock.now();
+  const begun = request.clock.monotonic();
   makePrivateDirectory(request.stateDirectory);
   const locks = await lockQueues(request.instances);
   const signal = AbortSignal.any([request.signal, ...locks.map((lock) => lock.lost)]);
@@ -84,15 +96,20 @@ export async function backup(request: BackupRequest): Promise<BackupReport> {
     const entries = entriesOf(captured, stored);
     const plan = planPart(entries, request.host, store.index);
     const part = await storePart(plan, request, store.pace, signal);
-    const snapshot = await describe({ ...request, signal }, { store, captured, entries, plan, part, started });
-    await refuseCondemned(snapshot, request, signal);
+    const removals = await removalsOf(request, signal);
+    const snapshot = await describe(
+      { ...request, signal },
+      { store, captured, entries, plan, part, started, removals },
+    );
+    refuseCondemned(snapshot, removals);
+    refuseLate(request.clock, started, begun);
     const { id, bytes } = await request.repository.commit(snapshot, request.signingKey, signal);
     saveSeen(
       request.stateDirectory,
       request.repository.id,
       new Map([[snapshot.writer, { number: snapshot.number, id }]]),
     );
-    remember(request, store, { parts: snapshot.parts, packs: snapshot.packs, lines: plan.lines });
+    remember(request, store, { parts: snapshot.parts, packs: indexedPacks(snapshot, store), lines: plan.lines });
     const problems = captured.flatMap((one) => one.problems);
     const durationMs = Math.round(request.clock.now() - started);
     return { id, snapshot, storedBytes: snapshot.storedBytes + bytes, durationMs, problems };
@@ -174,8 +191,16 @@ async function openStore(request: BackupRequest): Promise<Store> {
       request.report({ type: "stored", bytes: pack.bytes, files: pack.digests.length });
     },
   });
-  const known = knownFiles(index, before, condemned);
+  const known = leaveSparse(request, index, knownFiles(index, before, condemned));
   return { identity, index, known, writer, pace, offered: new Map(), before, written };
+}
+
+/** What is still wanted of packs that hold little else counts as unknown, and so is stored anew. */
+function leaveSparse({ report }: BackupRequest, index: StoredIndex | undefined, known: KnownFiles): KnownFiles {
+  const sparse = sparsePacks(index?.packs ?? [], known);
+  if (sparse.packs.size === 0) return known;
+  report({ type: "repacking", packs: sparse.packs.size, bytes: sparse.bytes });
+  return withoutPacks(known, sparse.packs);
 }
 
 /** Waits one after another, also when several packs are sent at once, so that all of it together keeps the rate. */
@@ -280,16 +305,29 @@ async function storePart(
   return { id: part.id, bytes: part.sealed.length };
 }
 
-/** A prune on another host may have begun after we looked; what it has listed is not to be counted on. */
-async function refuseCondemned(
-  { parts, packs }: Snapshot,
+async function removalsOf(
   { repository, trusted }: BackupRequest,
   signal: AbortSignal,
-): Promise<void> {
-  const condemned = await repository.condemned(trusted, signal);
+): Promise<readonly SignedRemoval["removal"][]> {
+  return (await repository.trustedRemovals(trusted, signal)).map(({ removal }) => removal);
+}
+
+/** A prune on another host may have begun after we looked; what it has listed is not to be counted on. */
+function refuseCondemned({ parts, packs }: Snapshot, removals: Done["removals"]): void {
+  const condemned = new Set(removals.flatMap((removal) => [...removal.packs, ...removal.parts]));
   if (![...parts, ...packs].some(({ id }) => condemned.has(id))) return;
   throw new OperatorError("failed", "a prune has removed packs that this backup built upon, while it ran", {
     hints: ["run the backup again: it stores anew what is gone"],
+  });
+}
+
+/** A prune elsewhere, which knows nothing of us, takes packs for litter that no record names after so long. */
+function refuseLate(clock: Clock, started: number, begun: number): void {
+  const took = Math.max(clock.now() - started, clock.monotonic() - begun);
+  if (took < longestRunMs) return;
+  const hours = Math.round(took / 3_600_000);
+  throw new OperatorError("failed", `the backup took ${hours} hours, and a prune may have removed what it stored`, {
+    hints: ["run it again: limits.upload may be too low", "if it did not take so long, the clock was set: timedatectl"],
   });
 }
 
@@ -300,11 +338,13 @@ interface Done {
   readonly plan: PartPlan;
   readonly part: ObjectReference;
   readonly started: number;
+  /** What trusted prunes have listed by the end of the capture. */
+  readonly removals: readonly SignedRemoval["removal"][];
 }
 
 async function describe(request: BackupRequest, done: Done): Promise<Snapshot> {
   const { captured, entries, plan, part, store } = done;
-  const last = await lastOf(request);
+  const last = await lastOf(request, done.removals);
   const packs = packsOf(entries, store);
   const messages = captured.map((one) => one.counts).reduce(addCounts);
   const reused = [...entries.values()].filter(
@@ -350,11 +390,15 @@ async function describe(request: BackupRequest, done: Done): Promise<Snapshot> {
 }
 
 /** Number and id of this writer's newest snapshot: numbers go on from it even if it was taken away, so that its loss shows. */
-async function lastOf(request: BackupRequest): Promise<{ number: number; id: string | null }> {
+async function lastOf(
+  request: BackupRequest,
+  removals: Done["removals"],
+): Promise<{ number: number; id: string | null }> {
   const { repository, signingKey, stateDirectory, signal } = request;
   const seen = loadSeen(stateDirectory, repository.id).get(signingKey.writer);
-  const refs = (await repository.snapshotRefs(signal)).filter((ref) => ref.writer === signingKey.writer);
-  const known = [...refs, ...(seen === undefined ? [] : [seen])];
+  const listed = [...(await repository.snapshotRefs(signal)), ...removals.flatMap((removal) => removal.snapshots)];
+  const own = listed.filter(({ writer }) => writer === signingKey.writer);
+  const known = [...own, ...(seen === undefined ? [] : [seen])];
   return known.reduce<{ number: number; id: string | null }>((best, one) => (one.number > best.number ? one : best), {
     number: 0,
     id: null,
@@ -372,6 +416,16 @@ function packsOf(entries: ReadonlyMap<string, ManifestEntry>, { before, written 
     if (bytes === undefined) throw new Error(`pack ${id} is neither written nor listed`);
     return { id, bytes };
   });
+}
+
+/** The packs of a snapshot with what was put into each, for the next backup to see how much of it is still wanted. */
+function indexedPacks({ packs }: Snapshot, { index, offered, writer }: Store): IndexedPack[] {
+  const content = new Map((index?.packs ?? []).map((pack) => [pack.id, pack.content]));
+  for (const [digest, bytes] of offered) {
+    const pack = writer.packOf(digest);
+    if (pack !== undefined) content.set(pack, (content.get(pack) ?? 0) + bytes);
+  }
+  return packs.map((pack) => ({ ...pack, content: content.get(pack.id) ?? null }));
 }
 
 function bytesOf(entries: ReadonlyMap<string, ManifestEntry>): number {

@@ -16,13 +16,18 @@ const header = z.object({
   /** What the parts and packs are sealed to; a snapshot must open with every recipient it names. */
   recipients: z.array(z.string()),
   parts: z.array(reference.extend({ kind: z.enum(["base", "increment"]) })),
-  packs: z.array(reference),
+  packs: z.array(reference.extend({ content: z.number().nullable().default(null) })),
 });
+
+export interface IndexedPack extends ObjectReference {
+  /** Bytes of all files in it, before compression; null where an older index did not note it. */
+  readonly content: number | null;
+}
 
 /** What this host remembers of its last snapshot, because it can't open what it has stored. */
 export interface StoredIndex {
   readonly parts: readonly PartReference[];
-  readonly packs: readonly ObjectReference[];
+  readonly packs: readonly IndexedPack[];
   /** The last manifest's lines by key, each with its newline. */
   readonly lines: ReadonlyMap<string, string>;
 }

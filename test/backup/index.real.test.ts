@@ -19,9 +19,10 @@ import { createIdentity, loadIdentities, parseRecipients } from "../../src/crypt
 import { createSigningKey, loadSigningKey, loadTrustedKeys } from "../../src/crypto/sign.ts";
 import { PackReader } from "../../src/pack/pack-pool.ts";
 import { bufferSource, readQueueFile } from "../../src/postfix/queue-file.ts";
-import { objectKey, packKey, removalKey } from "../../src/repository/layout.ts";
+import { objectKey, packKey, removalKey, snapshotKey } from "../../src/repository/layout.ts";
 import { indexPath } from "../../src/repository/stored-index.ts";
-import { formatRecord } from "../../src/snapshot/record.ts";
+import { formatRecord, type RemovedSnapshot } from "../../src/snapshot/record.ts";
+import { systemClock } from "../../src/system/clock.ts";
 import { digestOf } from "../../src/system/digest.ts";
 import { verifyDeep } from "../../src/verify/deep.ts";
 import { fillDeferred, Random } from "../support/mail.ts";
@@ -232,6 +233,48 @@ describe.skipIf(!needs("root", "postfix"))("a second backup", () => {
     expect(digests(marked).defer).toBe(digestOf(readFileSync(defer)).digest);
   });
 
+  test("stores anew what is left of packs that hold little else, and only once", async () => {
+    await using site = await Site.make();
+    await using own = await PrivatePostfix.create();
+    await fillDeferred(own, 2000, 3);
+    await site.backup(own);
+    for (const [index, path] of own.files("deferred").entries()) if (index % 40 > 0) rmSync(path);
+    for (const path of own.files("defer")) rmSync(path);
+    const second = await site.backup(own);
+    const third = await site.backup(own);
+    expect(second.events.filter(({ type }) => type === "repacking")).toEqual([]);
+    expect(third.events.find((event) => event.type === "repacking")).toMatchObject({
+      packs: second.snapshot.packs.length,
+    });
+    expect(third.snapshot).toMatchObject({ messages: { total: 50 }, newMessages: 50, reusedMessages: 0 });
+    const stored = ({ snapshot }: BackupReport) => snapshot.packs.reduce((sum, { bytes }) => sum + bytes, 0);
+    process.stderr.write(`50 of 2000 messages held ${stored(second)} bytes of packs, stored anew ${stored(third)}\n`);
+    expect(stored(third)).toBeLessThan(stored(second) / 20);
+    await expectRight(site, own, third);
+    const fourth = await site.backup(own);
+    expect(fourth.snapshot).toMatchObject({ newMessages: 0, reusedMessages: 50, packs: third.snapshot.packs });
+  });
+
+  test("is not committed when it took longer than a prune elsewhere waits", async () => {
+    await using site = await Site.make();
+    let now = Date.now();
+    const clock = { ...systemClock, now: () => now };
+    const report: BackupRequest["report"] = () => {
+      now += 49 * 3_600_000;
+    };
+    await expect(site.backup(postfix, { clock, report })).rejects.toThrow(/a prune may have removed/);
+    expect(await site.repository.snapshotRefs()).toEqual([]);
+  });
+
+  test("goes on with the numbers a prune has removed, though nothing else remembers them", async () => {
+    await using site = await Site.make();
+    const { id, snapshot } = await site.backup(postfix);
+    await condemn(site, { packs: [], parts: [], snapshots: [{ id, writer: snapshot.writer, number: 1 }] }, 1);
+    rmSync(join(site.directory, "repository", snapshotKey({ ...snapshot, id })));
+    rmSync(site.stateDirectory, { recursive: true });
+    expect((await site.backup(postfix)).snapshot).toMatchObject({ number: 2, previous: id });
+  });
+
   test("is done though the index can't be written, and says so", async () => {
     await using site = await Site.make();
     const path = indexOf(site);
@@ -298,7 +341,11 @@ async function expectRight(
   expect((await verifyDeep({ repository, snapshots, identities, reader, processors: 2 })).damaged).toEqual([]);
 }
 
-async function condemn(site: Site, what: { packs: string[]; parts: string[] }, number: number): Promise<void> {
+async function condemn(
+  site: Site,
+  what: { packs: string[]; parts: string[]; snapshots?: RemovedSnapshot[] },
+  number: number,
+): Promise<void> {
   const key = loadSigningKey(join(site.directory, "signing.key"));
   const removal = {
     format: 1 as const,

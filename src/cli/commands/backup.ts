@@ -106,6 +106,10 @@ function tell({ render }: Context, event: BackupEvent): void {
     case "stored":
       render.detail(`stored a pack of ${event.files} files, ${size(event.bytes)}`);
       return;
+    case "repacking":
+      render.line(event);
+      render.detail(`${event.packs} packs hold little that is still wanted: up to ${size(event.bytes)} stored anew`);
+      return;
     case "mode":
       for (const reason of event.reasons)
         render.warn(`${event.instance}: captured in mode ${event.mode}, because ${reason}`);
