@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -17,6 +17,7 @@ import type { MessageEntry } from "../../src/snapshot/manifest.ts";
 import { systemClock } from "../../src/system/clock.ts";
 import { tryLock } from "../../src/system/lock.ts";
 import { claimRequest, newSigningKey, trustFile } from "../support/claims.ts";
+import { spoolsafe as run } from "../support/cli.ts";
 import { errorOf } from "../support/keys.ts";
 import { fillDeferred } from "../support/mail.ts";
 import { needs } from "../support/needs.ts";
@@ -26,7 +27,7 @@ import { Site } from "../support/site.ts";
 
 const standby = "mx2.standby.test";
 
-describe.skipIf(!needs("root", "postfix", "flock"))("an old primary that comes back", () => {
+describe.skipIf(!needs("root", "postfix", "flock")).concurrent("an old primary that comes back", () => {
   test.each<[string, PostfixOptions]>([
     ["short ids", {}],
     [
@@ -150,7 +151,7 @@ describe.skipIf(!needs("root", "postfix", "flock"))("an old primary that comes b
   });
 });
 
-describe.skipIf(!needs("root", "postfix", "flock"))("a fence", () => {
+describe.skipIf(!needs("root", "postfix", "flock")).concurrent("a fence", () => {
   test("fails closed when the repository can't be read, and goes by what it has seen before", {
     timeout: 120_000,
   }, async () => {
@@ -281,7 +282,7 @@ describe.skipIf(!needs("root", "postfix", "flock"))("a fence", () => {
   });
 });
 
-describe.skipIf(!needs("root", "postfix", "flock"))("taking mail back", () => {
+describe.skipIf(!needs("root", "postfix", "flock")).concurrent("taking mail back", () => {
   test("needs the name of the host whose claim stands, and lasts", { timeout: 90_000 }, async () => {
     await using site = await Site.make();
     await using old = await PrivatePostfix.create();
@@ -390,31 +391,8 @@ function held(postfix: PrivatePostfix): string[] {
     .sort();
 }
 
-interface Answer {
-  readonly code: number | null;
-  readonly lines: readonly Readonly<Record<string, unknown>>[];
-  readonly summary: Readonly<Record<string, unknown>>;
-  readonly stderr: string;
-}
-
-function start(config: string, ...args: string[]): ChildProcess {
-  return spawn(process.execPath, ["src/main.ts", ...args, "--config", config, "--json"], {
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-}
-
-function spoolsafe(config: string, ...args: string[]): Promise<Answer> {
-  return answerOf(start(config, ...args));
-}
-
-async function answerOf(child: ChildProcess): Promise<Answer> {
-  let [stdout, stderr] = ["", ""];
-  child.stdout?.on("data", (chunk) => (stdout += chunk));
-  child.stderr?.on("data", (chunk) => (stderr += chunk));
-  const code = await new Promise<number | null>((resolve) => child.on("close", resolve));
-  const lines = stdout
-    .split("\n")
-    .filter((line) => line !== "")
-    .map((line) => JSON.parse(line) as Record<string, unknown>);
-  return { code, lines, summary: lines.at(-1) ?? {}, stderr };
+/** Run the command with this configuration; its lines, the last of which sums up. */
+async function spoolsafe(config: string, ...args: string[]) {
+  const { code, json, stderr } = await run([...args, "--config", config, "--json"]);
+  return { code, lines: json, summary: json.at(-1) ?? {}, stderr };
 }
