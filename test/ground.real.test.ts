@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, truncateSync, utimesSync, writeF
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { differences, fingerprints } from "./support/compare.ts";
 import { deliverable, fillDeferred, fillMixed, mixedSink, resumePickup } from "./support/mail.ts";
 import { needs } from "./support/needs.ts";
@@ -13,24 +13,11 @@ import { Sink } from "./support/sink.ts";
 
 // The tests below ask whether the ground holds that all other tests stand on.
 const supported = needs("root", "postfix", "mount");
-const open: { destroy?: () => void; close?: () => Promise<void> }[] = [];
-
-function closing<T extends (typeof open)[number]>(thing: T): T {
-  open.push(thing);
-  return thing;
-}
-
-afterEach(async () => {
-  for (const thing of open.splice(0)) {
-    thing.destroy?.();
-    await thing.close?.();
-  }
-});
 
 describe.skipIf(!supported)("a private Postfix", () => {
   test("starts, takes mail, delivers it to the sink once each, stops, and leaves nothing", async () => {
-    const sink = closing(await Sink.start({ domains: { "good.test": {}, "defer.test": { rcpt: "450 4.2.0 later" } } }));
-    const postfix = closing(await PrivatePostfix.start({ sink }));
+    await using sink = await Sink.start({ domains: { "good.test": {}, "defer.test": { rcpt: "450 4.2.0 later" } } });
+    await using postfix = await PrivatePostfix.start({ sink });
     const letters = Array.from({ length: 300 }, (_, at) =>
       plainLetter({ recipients: [`a${at}@good.test`, `b${at}@good.test`, `c${at}@defer.test`] }),
     );
@@ -49,7 +36,7 @@ describe.skipIf(!supported)("a private Postfix", () => {
   });
 
   test("lives on a file system of its own when asked to", async () => {
-    const postfix = closing(await PrivatePostfix.start({ tmpfs: "64m", longIds: true, hashQueueDepth: 2 }));
+    await using postfix = await PrivatePostfix.start({ tmpfs: "64m", longIds: true, hashQueueDepth: 2 });
     const [sent] = await postfix.submit([plainLetter({ recipients: ["a@refused.test"] })]);
     await postfix.settled();
     const id = sent?.queueId ?? "";
@@ -108,10 +95,10 @@ function guardsOf(pid: number): number[] {
     });
 }
 
-describe.skipIf(!supported)("filling a queue", () => {
+describe.skipIf(!supported).concurrent("filling a queue", () => {
   test.each([{}, { longIds: true, hashQueueDepth: 2 }])("mixed states, all of it real mail: %o", async (options) => {
-    const sink = closing(await mixedSink({ slowMs: 5000 }));
-    const postfix = closing(await PrivatePostfix.start({ ...options, sink }));
+    await using sink = await mixedSink({ slowMs: 5000 });
+    await using postfix = await PrivatePostfix.start({ ...options, sink });
     const mixed = await fillMixed(postfix, { messages: 60 });
     expect(mixed.all).toHaveLength(60);
     const { maildrop, active, hold, deferred, corrupt } = postfix.counts();
@@ -132,7 +119,7 @@ describe.skipIf(!supported)("filling a queue", () => {
   });
 
   test("thousands of deferred messages that Postfix finds nothing wrong with", async () => {
-    const postfix = closing(await PrivatePostfix.create({ tmpfs: "128m" }));
+    await using postfix = await PrivatePostfix.create({ tmpfs: "128m" });
     await fillDeferred(postfix, 1500, 7);
     expect(await postfix.postsuper(["-s"])).toBe("");
     expect(await postfix.list()).toHaveLength(1500);
@@ -145,7 +132,7 @@ describe.skipIf(!supported)("filling a queue", () => {
 
 describe.skipIf(!supported)("comparing queues", () => {
   test("sees a mark, a time, a mode, a log and a letter, and not an id", async () => {
-    const postfix = closing(await PrivatePostfix.create({ tmpfs: "32m" }));
+    await using postfix = await PrivatePostfix.create({ tmpfs: "32m" });
     await fillDeferred(postfix, 12, 3);
     const before = fingerprints(postfix.queueDirectory);
     const [file = ""] = postfix.files("deferred");

@@ -12,7 +12,9 @@ import type { Sink } from "../support/sink.ts";
 import { Site } from "../support/site.ts";
 import { scriptOf, strangersPrograms } from "../support/stranger.ts";
 
-describe.skipIf(!needs("root", "postfix", "age", "zstd", "tar", "openssl", "mount"))("a queue of mixed states", () => {
+const supported = needs("root", "postfix", "age", "zstd", "tar", "openssl", "mount");
+
+describe.skipIf(!supported).concurrent("a queue of mixed states", () => {
   let sink: Sink;
   let site: Site;
   let source: PrivatePostfix;
