@@ -205,6 +205,37 @@ export function buildProgram(perform: Perform) {
     .addHelpText("after", examples("spoolsafe stats", "spoolsafe stats --host mx1.example.org --json"))
     .action(() => start(async (context) => (await import("./commands/stats.ts")).run(context)));
 
+  program
+    .command("status")
+    .description("Is everything well? Ages of backup, verify and drill, our holds, the queues. Exit 1 with problems.")
+    .argument("[word]", "with --format munin, what the plugin was called with: autoconf, config, fetch, ...")
+    .addOption(
+      new Option("--format <format>", "for whom; nagios alone ends with 0, 1, 2 or 3").choices([
+        "text",
+        "json",
+        "nagios",
+        "munin",
+        "zabbix",
+        "prometheus",
+      ] as const),
+    )
+    .option("--max-age <age>", "what the newest backup may be old: 26h, or 20h,26h to be warned before")
+    .option("--all-hosts", "the newest backup of every host in the repository")
+    .option("--remote", "ask the repository for the newest backup, from any host; needs no identity")
+    .option("--write", "with --format prometheus: replace the file that [status] textfile names")
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe status",
+        "spoolsafe status --format nagios --max-age 20h,26h",
+        "spoolsafe status --all-hosts --json",
+        "spoolsafe status --format prometheus --write",
+      ),
+    )
+    .action((word, options) =>
+      start(async (context) => (await import("./commands/status.ts")).run(context, word, options)),
+    );
+
   program.commandsGroup("Prove:");
   program
     .command("verify")

@@ -24,6 +24,19 @@ export function isLongId(id: string): boolean {
   return id.lastIndexOf("z") >= longTimeWidth;
 }
 
+/** When a message with a long id came, in whole seconds since 1970; undefined for a short id, which does not tell. */
+export function arrivalOfLong(id: string): number | undefined {
+  const separator = id.lastIndexOf("z");
+  if (separator < longTimeWidth) return undefined;
+  let seconds = 0;
+  for (let index = 0; index < separator - longMicrosecondWidth; index++) {
+    const digit = safeDigits.indexOf(id.charAt(index));
+    if (digit < 0) return undefined;
+    seconds = seconds * 52 + digit;
+  }
+  return seconds;
+}
+
 /**
  * Names of the directories between a hashed queue and a file, one per level (`mail_queue_dir`, `dir_forest.c`): the
  * first characters of a short id, those of the microseconds in hexadecimal of a long one, `_` where there are none left.

@@ -1,0 +1,182 @@
+import { ago } from "./ago.ts";
+import type { InstanceState } from "./queue-state.ts";
+import type {
+  HoldStatus,
+  HostStatus,
+  JobStatus,
+  StatusFacts,
+  StatusLimits,
+  StatusProblem,
+  Threshold,
+  UnsentAlert,
+} from "./report.ts";
+
+/** What is wrong, the critical first. Age alarms, whether the job failed or merely stopped being started. */
+export function judge(facts: StatusFacts, limits: StatusLimits): readonly StatusProblem[] {
+  const found = [
+    ...(facts.repository === null ? ownBackup(facts, limits) : repositoryProblems(facts.repository, facts, limits)),
+    ...facts.jobs.flatMap(jobProblems),
+    ...facts.holds.flatMap((hold) => holdProblems(hold, limits)),
+    ...copyProblems(facts.unsentCopies),
+    ...alertProblems(facts.unsentAlerts),
+    ...facts.unseen.map((what) =>
+      critical("unseen", what, "mount or repair what is named, or correct the configuration"),
+    ),
+    ...facts.instances.flatMap((instance) => queueProblems(instance, limits)),
+  ];
+  return [
+    ...found.filter(({ severity }) => severity === "critical"),
+    ...found.filter(({ severity }) => severity === "warning"),
+  ];
+}
+
+function ownBackup({ lastBackup, backupExpected }: StatusFacts, limits: StatusLimits): StatusProblem[] {
+  if (lastBackup !== null) return backupAge("the newest good backup", lastBackup.ageSeconds, limits);
+  if (!backupExpected) return [];
+  return [
+    critical("backup-never", "no backup has ever ended well here", "spoolsafe backup, then see why it did not run"),
+  ];
+}
+
+/** What is dated later than this proves nothing about now. */
+export const futureSeconds = 300;
+
+function backupAge(what: string, age: number, { backupAge: limit }: StatusLimits): StatusProblem[] {
+  if (age < -futureSeconds) {
+    const told = `${what} is dated ${ago(-age)} in the future: the clock is or was wrong`;
+    return [critical("backup-future", told, "correct the clock, then run spoolsafe backup")];
+  }
+  const remedy = "see why it does not run: spoolsafe backup, and the log of what should start it (cron, timer, daemon)";
+  if (age > limit.critical) {
+    return [critical("backup-age", `${what} is ${ago(age)} old, more than ${ago(limit.critical)}`, remedy)];
+  }
+  if (limit.warning === null || age <= limit.warning) return [];
+  return [warning("backup-age", `${what} is ${ago(age)} old, more than ${ago(limit.warning)}`, remedy)];
+}
+
+function repositoryProblems(
+  { hosts, faults }: NonNullable<StatusFacts["repository"]>,
+  { host }: StatusFacts,
+  limits: StatusLimits,
+): StatusProblem[] {
+  const none = hosts.length === 0 ? [noSnapshots(host)] : [];
+  const damage = "spoolsafe verify --all says more; another copy of the repository may still have it";
+  return [
+    ...none,
+    ...faults.map((fault) => critical("repository", fault, damage)),
+    ...hosts.flatMap((one) => hostProblems(one, limits)),
+  ];
+}
+
+function hostProblems({ host, lastBackup, untrusted, future }: HostStatus, limits: StatusLimits): StatusProblem[] {
+  const age =
+    lastBackup === null
+      ? [noSnapshots(host)]
+      : backupAge(`the newest good backup of ${host}`, lastBackup.ageSeconds, limits);
+  const strangers = `${untrusted} snapshots of ${host} are not signed by a key this host trusts, and not counted`;
+  const later = `${future} snapshots of ${host} are dated in the future, and not counted: its clock is or was wrong`;
+  return [
+    ...age,
+    ...(untrusted > 0
+      ? [warning("untrusted", strangers, "add the host's public key: spoolsafe key add FILE.pub")]
+      : []),
+    ...(future > 0 ? [warning("backup-future", later, "correct the clock there")] : []),
+  ];
+}
+
+function noSnapshots(host: string): StatusProblem {
+  return critical("backup-never", `there is no good snapshot of ${host} in the repository`, "spoolsafe backup, there");
+}
+
+/** Exit codes that are no failure of the job: done, and done but incomplete. */
+const incompleteExit = 3;
+
+function jobProblems(status: JobStatus): StatusProblem[] {
+  const { job, lastStart, lastExit, lastSuccess, died, running, missedSince } = status;
+  const at = lastStart === null ? "" : ` at ${lastStart.time}`;
+  const good = lastSuccess === null ? "none has ever ended well" : `the last good one began ${lastSuccess.time}`;
+  const problems: StatusProblem[] = [];
+  if (died) {
+    const told = `the last ${job}, begun${at}, ended without a word (killed, or the host went down); ${good}`;
+    problems.push(warning(`${job}-died`, told, `spoolsafe ${job}`));
+  } else if (!running && lastExit !== null && lastExit !== 0) {
+    const incomplete = lastExit === incompleteExit;
+    const told = incomplete
+      ? `the last ${job}${at} was incomplete (exit 3)`
+      : `the last ${job}${at} failed with exit ${lastExit}; ${good}`;
+    problems.push(
+      warning(`${job}-${incomplete ? "incomplete" : "failed"}`, told, `its log says why, or spoolsafe ${job}`),
+    );
+  }
+  if (missedSince !== null) {
+    const told = `${job} has missed its schedule: due ${missedSince} and again since, and ${good}`;
+    problems.push(warning(`${job}-missed`, told, `is what should start it running? spoolsafe ${job} makes up for it`));
+  }
+  return problems;
+}
+
+function holdProblems(
+  { kind, instance, run, ageSeconds, messages }: HoldStatus,
+  limits: StatusLimits,
+): StatusProblem[] {
+  const count = `${instance}: ${messages} messages`;
+  if (kind === "capture" && ageSeconds > limits.captureHold) {
+    const told = `${count} are on hold since ${ago(ageSeconds)} because of backup ${run}, which should have released them`;
+    return [critical("hold-capture", told, "spoolsafe holds release")];
+  }
+  if (kind === "restore" && ageSeconds > limits.oldest[0]) {
+    const told = `${count} of restore ${run} wait on hold since ${ago(ageSeconds)}`;
+    return [warning("hold-restore", told, `spoolsafe release ${run}, or spoolsafe undo ${run}`)];
+  }
+  return [];
+}
+
+function copyProblems(unsent: number | null): StatusProblem[] {
+  if (unsent === null || unsent === 0) return [];
+  return [warning("copies-unsent", `${unsent} snapshots are not in every further repository yet`, "spoolsafe copy")];
+}
+
+/** One for each channel: what does not work is the channel. */
+function alertProblems(unsent: readonly UnsentAlert[]): StatusProblem[] {
+  const remedy = "look at [alerts] in the configuration and at what it names";
+  return [...Map.groupBy(unsent, ({ channel }) => channel)].map(([channel, all]) => {
+    const told = `${all.length} alerts could not be sent by ${channel}: ${all.at(-1)?.error ?? ""}`;
+    return warning("alerts-unsent", told, remedy);
+  });
+}
+
+function queueProblems({ name, queues, oldest }: InstanceState, limits: StatusLimits): StatusProblem[] {
+  const size = (queue: "deferred" | "active") =>
+    above(queues[queue].messages, limits[queue], `queue-${queue}`, (limit) => [
+      `${name}: ${queues[queue].messages} messages in ${queue}, more than ${limit}`,
+      queue === "deferred"
+        ? "see where they are stuck: qshape deferred"
+        : "see what holds deliveries up: qshape active",
+    ]);
+  const age =
+    oldest === null
+      ? []
+      : above(oldest.ageSeconds, limits.oldest, "queue-oldest", (limit) => [
+          `${name}: the oldest message is ${oldest.exact ? "" : "at least "}${ago(oldest.ageSeconds)} old, more than ${ago(limit)}`,
+          "postqueue -p says why it waits",
+        ]);
+  return [...size("deferred"), ...size("active"), ...age];
+}
+
+function above(
+  value: number,
+  [warn, crit]: Threshold,
+  name: string,
+  tell: (limit: number) => readonly [problem: string, remedy: string],
+): StatusProblem[] {
+  if (value > crit) return [critical(name, ...tell(crit))];
+  return value > warn ? [warning(name, ...tell(warn))] : [];
+}
+
+function critical(name: string, problem: string, remedy: string): StatusProblem {
+  return { severity: "critical", name, problem, remedy };
+}
+
+function warning(name: string, problem: string, remedy: string): StatusProblem {
+  return { severity: "warning", name, problem, remedy };
+}

@@ -1,0 +1,192 @@
+import { closeSync, fstatSync, openSync, readdirSync, readSync } from "node:fs";
+import { errnoOf, OperatorError } from "../errors.ts";
+import type { PostfixInstance } from "../postfix/instance.ts";
+import { messageQueues, type QueueName } from "../postfix/queue.ts";
+import { readHead } from "../postfix/queue-file.ts";
+import { arrivalOfLong, isQueueId } from "../postfix/queue-id.ts";
+import type { Clock } from "../system/clock.ts";
+
+/*
+ * How much mail is where, and how old the oldest is, in a fraction of a second whatever the size of the queue. Counting is
+ * one read of each directory. A long queue id tells when its message came; a short one does not, and no time of the file does
+ * either (mtime is the next attempt, ctime the last move, the birth of a restored file its restore), so files are opened
+ * and their creation time read, as many as there is time for.
+ */
+
+/** The oldest message that was seen. */
+export interface Oldest {
+  readonly ageSeconds: number;
+  /** False when not every message could be looked at in time: then it is at least so old. */
+  readonly exact: boolean;
+}
+
+export interface QueueState {
+  /** Files by name: mail that is still being received is among incoming. */
+  readonly messages: number;
+  /** Null for an empty queue. */
+  readonly oldest: Oldest | null;
+}
+
+export interface InstanceState {
+  readonly name: string;
+  readonly queues: Readonly<Record<QueueName, QueueState>>;
+  readonly total: number;
+  /** Deferred messages as a share of all, 0 to 1; null without mail. */
+  readonly deferredShare: number | null;
+  /** Of the queues that Postfix works on: what is on hold waits for a person and may be as old as it likes. */
+  readonly oldest: Oldest | null;
+}
+
+export interface QueueLook {
+  readonly clock: Clock;
+  /** Milliseconds that may go into opening files of this instance. */
+  readonly budgetMs: number;
+}
+
+/**
+ * @throws OperatorError `refused` when this user may not look, `failed` when there is no such queue
+ */
+export function lookAtQueues(instance: PostfixInstance, { clock, budgetMs }: QueueLook): InstanceState {
+  const until = clock.monotonic() + budgetMs;
+  // The small queues first; the one nobody is alarmed about last.
+  const order = ["maildrop", "incoming", "active", "deferred", "hold"] as const satisfies readonly QueueName[];
+  const looked = new Map(order.map((queue) => [queue, lookAtQueue(instance, queue, clock, until)]));
+  const state = (queue: QueueName): QueueState => looked.get(queue) ?? { messages: 0, oldest: null };
+  const total = messageQueues.reduce((sum, queue) => sum + state(queue).messages, 0);
+  return {
+    name: instance.name,
+    queues: {
+      maildrop: state("maildrop"),
+      incoming: state("incoming"),
+      active: state("active"),
+      deferred: state("deferred"),
+      hold: state("hold"),
+    },
+    total,
+    deferredShare: total === 0 ? null : state("deferred").messages / total,
+    oldest: oldestOf(messageQueues.filter((queue) => queue !== "hold").map((queue) => state(queue).oldest)),
+  };
+}
+
+function lookAtQueue(instance: PostfixInstance, queue: QueueName, clock: Clock, until: number): QueueState {
+  const files = filesBelow(`${instance.queueDirectory}/${queue}`);
+  return { messages: files.length, oldest: oldestFile(files, clock, until) };
+}
+
+interface NamedFile {
+  readonly id: string;
+  readonly path: string;
+}
+
+/** By names alone: one of a single character is a directory of a hashed queue (`dir_forest.c`). */
+function filesBelow(directory: string, depth = 0): NamedFile[] {
+  const files: NamedFile[] = [];
+  for (const name of namesIn(directory, depth > 0)) {
+    const path = `${directory}/${name}`;
+    if (name.length > 1) {
+      if (isQueueId(name)) files.push({ id: name, path });
+    } else {
+      for (const file of filesBelow(path, depth + 1)) files.push(file);
+    }
+  }
+  return files;
+}
+
+function namesIn(directory: string, mayBeGone: boolean): string[] {
+  try {
+    return readdirSync(directory);
+  } catch (error) {
+    const code = errnoOf(error);
+    if (mayBeGone && (code === "ENOENT" || code === "ENOTDIR")) return [];
+    if (code === "EACCES") throw mayNotRead(directory, error);
+    if (code !== "ENOENT") throw error;
+    throw new OperatorError("failed", `${directory} is not there`, {
+      hints: ["mount the queue's file system", "let `postfix check` create the queue directories of a new instance"],
+      cause: error,
+    });
+  }
+}
+
+/** For what only root may read: the state directory and the queues. */
+export function mayNotRead(path: string, cause: unknown): OperatorError {
+  return new OperatorError("refused", `this user may not read ${path}`, {
+    hints: [
+      "run it as root",
+      "for a monitoring user, let sudo run exactly this command: examples/nagios/sudoers has the line",
+    ],
+    cause,
+  });
+}
+
+function oldestFile(files: readonly NamedFile[], clock: Clock, until: number): Oldest | null {
+  let oldest = Number.POSITIVE_INFINITY;
+  const silent: NamedFile[] = [];
+  for (const file of files) {
+    const arrival = arrivalOfLong(file.id);
+    if (arrival === undefined) silent.push(file);
+    else if (arrival < oldest) oldest = arrival;
+  }
+  let looked = 0;
+  for (const file of spread(silent)) {
+    // At least a few of every queue, however little time is left.
+    if (looked >= fewest && clock.monotonic() > until) break;
+    looked++;
+    oldest = Math.min(oldest, createdSeconds(file.path) ?? oldest);
+  }
+  if (oldest === Number.POSITIVE_INFINITY) return null;
+  return { ageSeconds: Math.max(0, Math.floor(clock.now() / 1000 - oldest)), exact: looked === silent.length };
+}
+
+const fewest = 100;
+
+/** All of a list in an order that is spread over it evenly wherever one stops, and begins elsewhere each time. */
+function* spread<T>(list: readonly T[]): Generator<T> {
+  const step = coprimeStep(list.length);
+  let index = Math.floor(Math.random() * list.length);
+  for (let taken = 0; taken < list.length; taken++) {
+    const item = list[index];
+    if (item !== undefined) yield item;
+    index = (index + step) % list.length;
+  }
+}
+
+/** Near the golden section, whose multiples never come close to each other. */
+function coprimeStep(length: number): number {
+  let step = Math.max(1, Math.floor(length * 0.618));
+  while (greatestDivisor(step, length) !== 1) step++;
+  return step;
+}
+
+function greatestDivisor(a: number, b: number): number {
+  return b === 0 ? a : greatestDivisor(b, a % b);
+}
+
+const head = Buffer.allocUnsafe(1024);
+
+/** When the message was created, in seconds since 1970; undefined when it is gone by now. */
+function createdSeconds(path: string): number | undefined {
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
+    throw code === "EACCES" ? mayNotRead(path, error) : error;
+  }
+  try {
+    const length = readSync(fd, head, 0, head.length, 0);
+    // Of the file's size only the first bytes' own part matters here.
+    const said = length === 0 ? undefined : readHead(head.subarray(0, length), length)?.created;
+    if (said !== undefined) return Number(said);
+    // maildrop's files, and what is still being received, don't say it: nobody has set their time yet.
+    return fstatSync(fd).mtimeMs / 1000;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function oldestOf(all: readonly (Oldest | null)[]): Oldest | null {
+  const known = all.filter((one) => one !== null);
+  if (known.length === 0) return null;
+  return { ageSeconds: Math.max(...known.map((one) => one.ageSeconds)), exact: known.every(({ exact }) => exact) };
+}

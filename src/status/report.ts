@@ -1,0 +1,130 @@
+import type { HoldKind } from "../holds/journal.ts";
+import type { JobName } from "../jobs/record.ts";
+import type { QueueName } from "../postfix/queue.ts";
+import type { InstanceState } from "./queue-state.ts";
+
+/** Something that happened: when it began, RFC 3339 in UTC, and how long that is ago. */
+export interface Happened {
+  readonly time: string;
+  readonly ageSeconds: number;
+}
+
+export interface LastBackup extends Happened {
+  /** Null where the record does not say. */
+  readonly snapshot: string | null;
+  readonly messages: number | null;
+  /** How long a message was on hold for its copy at most. */
+  readonly heldLongestMs: number | null;
+}
+
+export interface LastVerify extends Happened {
+  readonly level: string | null;
+  readonly snapshot: string | null;
+}
+
+/** What is known of one unattended job of this host. */
+export interface JobStatus {
+  readonly job: JobName;
+  /** The last run that ended well. */
+  readonly lastSuccess: Happened | null;
+  readonly lastStart: Happened | null;
+  readonly lastExit: number | null;
+  readonly running: boolean;
+  /** The run that started last is gone, and nobody recorded its end: it was killed, or the host went down. */
+  readonly died: boolean;
+  /** The schedule names this job. */
+  readonly scheduled: boolean;
+  /** A run that was due and did not succeed, and neither did the one due after it; RFC 3339. Null: all is well. */
+  readonly missedSince: string | null;
+}
+
+/** Messages on hold because of us, of one kind, run and instance. */
+export interface HoldStatus {
+  readonly kind: HoldKind;
+  readonly instance: string;
+  readonly run: string;
+  readonly since: string;
+  readonly ageSeconds: number;
+  readonly messages: number;
+}
+
+/** An alert or heartbeat that could not be sent. */
+export interface UnsentAlert {
+  /** Of what could not be told, RFC 3339. */
+  readonly time: string;
+  /** `webhook`, `smtp`, ... */
+  readonly channel: string;
+  readonly error: string;
+}
+
+/** The newest good snapshot of a host, as the repository has it. */
+export interface HostStatus {
+  readonly host: string;
+  /** Signed by a key that is trusted here, and not dated in the future; null when there is none. */
+  readonly lastBackup: LastBackup | null;
+  /** As they were in that snapshot; null without one. */
+  readonly queues: Readonly<Record<QueueName, number>> | null;
+  readonly snapshots: number;
+  /** Snapshots that were not counted, because no key that is trusted here has signed them. */
+  readonly untrusted: number;
+  /** Snapshots that were not counted, because they are dated in the future. */
+  readonly future: number;
+}
+
+export interface RepositoryStatus {
+  readonly hosts: readonly HostStatus[];
+  /** What is missing, damaged or replaced. */
+  readonly faults: readonly string[];
+}
+
+/** Everything that was found, before anybody judges it. */
+export interface StatusFacts {
+  readonly host: string;
+  /** RFC 3339 in UTC. */
+  readonly time: string;
+  /** Whether this host is one whose mail is backed up: its schedule or its past says so, or nothing says otherwise. */
+  readonly backupExpected: boolean;
+  readonly lastBackup: LastBackup | null;
+  readonly lastVerify: LastVerify | null;
+  readonly lastDrill: Happened | null;
+  readonly jobs: readonly JobStatus[];
+  readonly holds: readonly HoldStatus[];
+  /** Null while nothing is copied anywhere. */
+  readonly unsentCopies: number | null;
+  readonly unsentAlerts: readonly UnsentAlert[];
+  readonly instances: readonly InstanceState[];
+  /** What should have been looked at and could not be. */
+  readonly unseen: readonly string[];
+  /** Null when the repository was not asked. */
+  readonly repository: RepositoryStatus | null;
+}
+
+/** Values above the first are a warning, above the second critical. */
+export type Threshold = readonly [warning: number, critical: number];
+
+export interface StatusLimits {
+  /** Seconds; a backup that is older is critical. The first is for those who want to be warned before. */
+  readonly backupAge: { readonly warning: number | null; readonly critical: number };
+  readonly deferred: Threshold;
+  readonly active: Threshold;
+  /** Seconds. */
+  readonly oldest: Threshold;
+  /** Seconds a message may be on hold for its copy before that is a problem. */
+  readonly captureHold: number;
+}
+
+export interface StatusProblem {
+  readonly severity: "warning" | "critical";
+  /** A word that stays the same, for those who sort or silence. */
+  readonly name: string;
+  readonly problem: string;
+  /** The next step. */
+  readonly remedy: string;
+}
+
+/** The answer of `status`, whatever its format. */
+export interface StatusReport extends StatusFacts {
+  readonly limits: StatusLimits;
+  /** The critical ones first. */
+  readonly problems: readonly StatusProblem[];
+}
