@@ -1,7 +1,9 @@
 import { readFileSync, type Stats, statSync } from "node:fs";
 import { resolve } from "node:path";
 import type { z } from "zod";
+import { mailPorts, relayOf } from "../alerts/mail.ts";
 import { errnoOf, OperatorError } from "../errors.ts";
+import { isOwnHost } from "../system/own-host.ts";
 import { nearest } from "./nearest.ts";
 import { about, type Config, configSchema, sections } from "./schema.ts";
 import { type KeyPath, readToml, TomlFault } from "./toml.ts";
@@ -84,6 +86,7 @@ export function parseConfig(text: string, path: string, sources: ConfigSources):
     ...(parsed.success ? [] : parsed.error.issues.flatMap((issue) => fromIssue(issue, values))),
     ...impossibleTogether(values),
     ...readableSecrets(values),
+    ...passwordForAll(values, path),
   ].map(({ path, message }) => ({ where: place(path), key: path.join("."), message }));
   if (!parsed.success || problems.length > 0) throw new ConfigFault(problems.sort(byLine));
   return parsed.data;
@@ -252,7 +255,44 @@ function impossibleTogether(values: Record<string, unknown>): readonly Finding[]
   if (keeps.every((key) => retention[key] === 0)) {
     findings.push({ path: ["retention"], message: "every value is 0: nothing would be kept" });
   }
+  return [...findings, ...alertMail(values)];
+}
+
+/** Mail about this Postfix must not go through it: there it would wait in the very queue that is in trouble. */
+function alertMail(values: Record<string, unknown>): readonly Finding[] {
+  const { smtp, smtp_from: from, smtp_to: to } = isTable(values.alerts) ? values.alerts : {};
+  const hasReceivers = Array.isArray(to) && to.length > 0;
+  if (smtp === undefined || smtp === "") {
+    const message = "nobody gets these mails: alerts.smtp names no relay";
+    return hasReceivers ? [{ path: ["alerts", "smtp_to"], message }] : [];
+  }
+  const findings: Finding[] = [];
+  if (!from || !hasReceivers) {
+    findings.push({ path: ["alerts", "smtp"], message: "needs alerts.smtp_from and alerts.smtp_to as well" });
+  }
+  const relay = typeof smtp === "string" ? relayIfAny(smtp) : undefined;
+  const ownName = typeof values.host === "string" ? values.host : undefined;
+  if (relay !== undefined && mailPorts.includes(relay.port) && isOwnHost(relay.host, [ownName])) {
+    const message = `${relay.host} is this host, and port ${relay.port} its own Postfix, which alerts are about: name a relay on another host`;
+    findings.push({ path: ["alerts", "smtp"], message });
+  }
   return findings;
+}
+
+function relayIfAny(url: string): ReturnType<typeof relayOf> | undefined {
+  try {
+    return relayOf(url);
+  } catch {
+    // Its own problem is told of by the schema.
+    return undefined;
+  }
+}
+
+/** A password in the configuration makes the configuration a secret. */
+function passwordForAll(values: Record<string, unknown>, file: string): readonly Finding[] {
+  const smtp = valueAt(values, ["alerts", "smtp"]);
+  const relay = typeof smtp === "string" && smtp !== "" ? relayIfAny(smtp) : undefined;
+  return relay === undefined || relay.password === "" ? [] : openToOthers(["alerts", "smtp"], file);
 }
 
 /** Files that hold a secret and can be read by the group or others. One that is not there is its user's to report. */

@@ -1,6 +1,7 @@
 import { isAbsolute } from "node:path";
 import ms from "ms";
 import { z } from "zod";
+import { relayOf } from "../alerts/mail.ts";
 
 /** What the table says of an option beside its type. */
 export interface OptionAbout {
@@ -27,8 +28,11 @@ const httpUrl = text.refine((value) => URL.canParse(value) && /^https?:/i.test(v
 const repositoryUrl = text.refine((value) => /^\/|^file:\/\/\/|^s3:\/\/[^/\s]+(\/[A-Za-z0-9._/-]*)?$/.test(value), {
   error: 'must be "file:///directory" or "s3://bucket/prefix"',
 });
-const smtpUrl = text.refine((value) => URL.canParse(value) && /^smtps?:\/\/[^/]/i.test(value), {
-  error: 'must be "smtp://relay:port"',
+const smtpUrl = text.refine((value) => /^smtps?:\/\/[^/]/i.test(value) && isReadable(value), {
+  error: 'must be "smtp://relay:port" or "smtps://user:password@relay:port"',
+});
+const mailAddress = text.regex(/^([^\r\n<>]*<[^\s@<>]+@[^\s@<>]+>|[^\s@<>]+@[^\s@<>]+)$/, {
+  error: 'must be an address such as "postmaster@example.org"',
 });
 const hostAndPort = text.regex(/^\S*:\d{1,5}$/, { error: 'must be "address:port"' });
 const count = z.int().min(0);
@@ -181,18 +185,18 @@ export const sections = {
     heartbeat_url: optional(
       httpUrl,
       "https://health.example.net/ping/backup",
-      "Called with /start, nothing, or /fail.",
+      "Called with /start, nothing, /3 (incomplete) or /fail.",
     ),
     drill_heartbeat_url: optional(httpUrl, "https://health.example.net/ping/drill", "The same for drills."),
-    webhook_url: optional(httpUrl, "https://alerts.example.net/spoolsafe", "Receives alerts as JSON."),
+    webhook_url: optional(httpUrl, "https://alerts.example.net/spoolsafe", "Alerts are posted there as JSON."),
     command: setting(
       z.array(text.min(1, { error: "must not be empty" })),
       [],
-      "Program and arguments; receives alerts.",
+      "Program and arguments; gets alerts as JSON on standard input.",
     ),
     smtp: optional(smtpUrl, "smtp://relay.example.net:587", "Relay for alerts: never the Postfix being protected."),
-    smtp_from: optional(text, "spoolsafe@example.org", "Sender of alerts."),
-    smtp_to: setting(z.array(text.min(1, { error: "must not be empty" })), [], "Receivers of alerts."),
+    smtp_from: optional(mailAddress, "spoolsafe@example.org", "Sender of alerts."),
+    smtp_to: setting(z.array(mailAddress), [], "Receivers of alerts; best in a mailbox this host has no part in."),
   },
   status: {
     listen: optional(hostAndPort, "127.0.0.1:9625", "Status page, /metrics and /healthz."),
@@ -269,6 +273,15 @@ export function parseRate(value: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?) ?([kKMG]?i?B)\/s$/.exec(value);
   const bytes = Number(match?.[1]) * (units[match?.[2] ?? ""] ?? Number.NaN);
   return bytes >= 1 ? Math.floor(bytes) : undefined;
+}
+
+/** Also its user and password, where characters that mean something in a URL are to be written as %40. */
+function isReadable(url: string): boolean {
+  try {
+    return relayOf(url).host !== "";
+  } catch {
+    return false;
+  }
 }
 
 function isTimezone(value: string): boolean {
