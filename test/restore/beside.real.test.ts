@@ -163,6 +163,7 @@ describe.skipIf(!needs("root", "postfix", "flock"))("mail merged into a host tha
       else expect(undelivered(target.postfix)).toHaveLength(6);
       const b = await target.merge(one, land, only("*@Y.TEST"));
       expect(b).toMatchObject({ restored: 6, skipped: 0, notSelected: 0 });
+      if (land === "original") expect(await target.delivered()).toEqual(pairs(letters, "x.test", "y.test"));
       for (const value of ["*@x.test", "*@y.test"]) {
         expect(await target.merge(one, land, only(value))).toMatchObject({ restored: 0 });
       }

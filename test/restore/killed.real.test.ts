@@ -1,6 +1,8 @@
 import { readdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { placedHolds } from "../../src/holds/placed.ts";
+import { loadInstance } from "../../src/postfix/instance.ts";
 import { isQueueId } from "../../src/postfix/queue-id.ts";
 import { readRuns } from "../../src/restore/journal.ts";
 import type { RestoreReport } from "../../src/restore/report.ts";
@@ -174,13 +176,15 @@ describe.skipIf(!needs("root", "postfix"))("a merge into a running Postfix that 
     bench.dies({ call: "fdatasyncSync", nth: at("released"), after: false });
     const [first = "", ...rest] = target.files("deferred").filter((path) => !path.includes("#"));
     expect(rest.length).toBeGreaterThan(2);
-    await target.hold([first.split("/").at(-1) ?? ""]);
+    const id = basename(first);
+    await target.hold([id]);
     await allTried(target);
     const { report } = bench.run();
     expect(report).toMatchObject({ restored: bench.taken.manifest.messages.length, notPlaced: [], unproven: [] });
     expect(report.warnings.join()).toContain("left the queue");
     expect(target.files("hold")).toHaveLength(2);
-    await target.release([first.split("/").at(-1) ?? ""]);
+    expect(placedHolds(bench.state, await loadInstance(target.configDirectory)).has(id)).toBe(false);
+    await target.release([id]);
     await allTried(target);
     bench.expectAllOnce(before);
   });
