@@ -14,10 +14,10 @@ const interruption = abortOnSignals();
 // Until the command line is parsed only its words can tell how an error is to be shown.
 let render = makeRender({ json: process.argv.includes("--json"), verbose: process.argv.includes("--verbose") });
 for (const event of ["uncaughtException", "unhandledRejection"] as const) {
-  process.on(event, (error: unknown) => void end(render.error(error)));
+  process.on(event, (error: unknown) => void end(tell(error)));
 }
 // Nothing is left that could wake us, and the work is not done: an end without an answer must not look like success.
-process.on("beforeExit", () => void end(render.error(new Error("the run came to nothing before it was done"))));
+process.on("beforeExit", () => void end(tell(new Error("the run came to nothing before it was done"))));
 void main().then(end);
 
 async function main(): Promise<number> {
@@ -39,7 +39,7 @@ async function main(): Promise<number> {
     return code;
   } catch (error) {
     if (error instanceof CommanderError) return usage(error);
-    return render.error(interruption.signal.aborted ? interrupted(error) : error);
+    return tell(interruption.signal.aborted ? interrupted(error) : error);
   }
 }
 
@@ -67,7 +67,19 @@ function usage(error: CommanderError): number {
   const told = new OperatorError("usage", noCommand ? "a command is missing" : fact, {
     hints: [...hints.map((hint) => hint.replace(/^\(|\)$/g, "")), "spoolsafe --help lists the commands"],
   });
-  return render.error(told);
+  return tell(told);
+}
+
+/**
+ * The final error, and its exit code. To a monitoring plugin 1 and 2 mean that something was found, so there every error is
+ * 3, unknown, and its line is on standard output.
+ */
+function tell(error: unknown): number {
+  const code = render.error(error);
+  if (!/ status .*--format[= ]nagios /.test(`${process.argv.join(" ")} `)) return code;
+  const [fact = ""] = (error instanceof Error ? error.message : String(error)).split("\n");
+  render.text(`SPOOLSAFE UNKNOWN - ${fact.replaceAll("|", "/")}`);
+  return 3;
 }
 
 /** One abort signal for the whole run: the first signal asks for an orderly end, the second ends at once. */

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import {
   closeSync,
   constants,
+  fchmodSync,
   fstatSync,
   fsyncSync,
   mkdirSync,
@@ -25,6 +26,7 @@ export function writeFileAtomic(path: string, data: string | Uint8Array, mode = 
   const temporary = `${path}.${randomBytes(6).toString("hex")}.tmp`;
   const fd = openSync(temporary, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, mode);
   try {
+    fchmodSync(fd, mode);
     writeAll(fd, typeof data === "string" ? Buffer.from(data) : data);
     fsyncSync(fd);
     closeSync(fd);
