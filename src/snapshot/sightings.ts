@@ -16,33 +16,52 @@ export interface Sighting {
   readonly snapshots: number;
 }
 
+interface Seen {
+  entry: MessageEntry;
+  first: Dated;
+  last: Dated;
+  snapshots: number;
+}
+
+interface Dated extends SnapshotName {
+  /** Milliseconds since 1970. */
+  readonly at: number;
+}
+
 /** Collects in which snapshots messages are, given in any order; a message is the same one through every retry. */
 export class Sightings {
-  readonly #found = new Map<string, Sighting>();
+  readonly #hosts = new Map<string, Map<string, Seen>>();
 
-  add(host: string, snapshot: SnapshotName, entry: MessageEntry): void {
-    const key = `${host}\0${entryKey(entry)}`;
-    const before = this.#found.get(key);
-    this.#found.set(
-      key,
-      before === undefined
-        ? { host, entry, first: snapshot, last: snapshot, snapshots: 1 }
-        : {
-            host,
-            entry: isLater(snapshot, before.last) ? entry : before.entry,
-            first: isLater(before.first, snapshot) ? snapshot : before.first,
-            last: isLater(snapshot, before.last) ? snapshot : before.last,
-            snapshots: before.snapshots + 1,
-          },
-    );
+  /** Millions of entries take seconds: nothing is made for one that is known. */
+  add(host: string, { id, time }: SnapshotName, entries: readonly MessageEntry[]): void {
+    const dated = { id, time, at: Date.parse(time) };
+    const seen = this.#hosts.get(host) ?? new Map<string, Seen>();
+    this.#hosts.set(host, seen);
+    for (const entry of entries) {
+      const key = entryKey(entry);
+      const before = seen.get(key);
+      if (before === undefined) seen.set(key, { entry, first: dated, last: dated, snapshots: 1 });
+      else addTo(before, dated, entry);
+    }
   }
 
   /** By arrival of the messages, oldest first. */
   list(): Sighting[] {
-    return [...this.#found.values()].sort((a, b) => a.entry.arrival - b.entry.arrival);
+    const name = ({ id, time }: Dated) => ({ id, time });
+    const all = [...this.#hosts].flatMap(([host, seen]) =>
+      [...seen.values()].map(({ entry, first, last, snapshots }) => ({
+        ...{ host, entry, first: name(first), last: name(last), snapshots },
+      })),
+    );
+    return all.sort((a, b) => a.entry.arrival - b.entry.arrival);
   }
 }
 
-function isLater(a: SnapshotName, b: SnapshotName): boolean {
-  return Date.parse(a.time) > Date.parse(b.time);
+function addTo(seen: Seen, snapshot: Dated, entry: MessageEntry): void {
+  seen.snapshots++;
+  if (snapshot.at < seen.first.at) seen.first = snapshot;
+  if (snapshot.at > seen.last.at) {
+    seen.last = snapshot;
+    seen.entry = entry;
+  }
 }

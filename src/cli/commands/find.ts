@@ -127,9 +127,9 @@ async function lookThrough(
   for (const [index, { id, snapshot }] of snapshots.entries()) {
     context.render.progress(`${index} of ${snapshots.length} snapshots of ${repository.store.url} looked through`);
     try {
-      for (const entry of (await reader.read(snapshot)).messages) {
-        if (isFound(context, entry, conditions, now)) sightings.add(snapshot.host, { id, time: snapshot.time }, entry);
-      }
+      const { messages } = await reader.read(snapshot);
+      const meant = messages.filter((entry) => isFound(context, entry, conditions, now));
+      sightings.add(snapshot.host, { id, time: snapshot.time }, meant);
     } catch (error) {
       if (!(error instanceof OperatorError && (error.kind === "damaged" || error.kind === "no-identity"))) throw error;
       failures.push(error);
