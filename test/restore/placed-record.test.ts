@@ -151,6 +151,13 @@ describe("snapshots of other times", () => {
     expect(given(plan([one], { source: older, runs: [ran(first, 1)] }))).toEqual([`${id}: c`]);
   });
 
+  test("whom a run that was taken back since knew to be served stays served for the run after it", () => {
+    const first = plan([later], { only: ["recipient=b@dst.test"] });
+    const second = plan([one], { source: older, only: ["recipient=c@dst.test"], runs: [ran(first, 1)] });
+    const undone = [ran(first, 1, { undone: new Set([0]) }), ran(second, 2)];
+    expect(given(plan([one], { source: older, runs: undone }))).toEqual([`${id}: b`]);
+  });
+
   test("the newer after the older marks in the file on hold whom it knows to be served", () => {
     const first = plan([one], { source: older });
     const known = { runs: [ran(first, 1)], twins: twins([one, placedTwin(1, 0, { done: [false, false, true] })]) };
@@ -219,6 +226,16 @@ describe("a message under another name", () => {
       { kind: "restored" },
       { kind: "restored" },
     ]);
+  });
+
+  test("placed under another name is the one that has nothing under its own", () => {
+    const [first, second] = ["41D2C162118", "5B00C162119"].map((queueId) => ({ ...one, queueId }));
+    if (first === undefined || second === undefined) throw new Error("there are two");
+    const copies = [first, second].map((entry) => ({ ...entry, queueId: `9${entry.queueId}` }));
+    const runs = [ran(plan([first, second], { only: [`id=${first.queueId}`] }), 1)];
+    const elsewhere = plan(copies, { source: otherHost, runs });
+    expect(elsewhere.place).toHaveLength(1);
+    expect(plan([first, second], { runs: [...runs, ran(elsewhere, 2)] }).place).toEqual([]);
   });
 
   test("in maildrop is another message, also on another host: there it has no Received of its own yet", () => {
