@@ -19,8 +19,8 @@ const root = join(import.meta.dirname, "..", "..");
 describe.skipIf(!needs("root", "postfix"))("mail on hold", () => {
   test("keeps its role: the administrator's, that of a restore's run, that of a fence", async () => {
     await using site = await Site.make();
-    await using postfix = await PrivatePostfix.create();
-    await using other = await PrivatePostfix.create();
+    await using postfix = await PrivatePostfix.create({ tmpfs: "64m" });
+    await using other = await PrivatePostfix.create({ tmpfs: "64m" });
     await fillDeferred(postfix, 40, 1);
     const ids = namesIn(postfix, "deferred").slice(0, 9);
     await postfix.hold(ids);
@@ -52,7 +52,7 @@ describe.skipIf(!needs("root", "postfix"))("mail on hold", () => {
 
   test("is due mail never, and the rest no longer than the limit; longestMs is what really was", async () => {
     await using site = await Site.make();
-    await using postfix = await PrivatePostfix.create();
+    await using postfix = await PrivatePostfix.create({ tmpfs: "64m" });
     await fillDeferred(postfix, 400, 1);
     const due = namesIn(postfix, "deferred").slice(0, 30);
     // Nobody looks at deferred for five minutes: they stay.
@@ -73,7 +73,7 @@ describe.skipIf(!needs("root", "postfix"))("mail on hold", () => {
 
   test("is given back at once when the limit is over, read in place, and the truth is told", async () => {
     await using site = await Site.make();
-    await using postfix = await PrivatePostfix.create();
+    await using postfix = await PrivatePostfix.create({ tmpfs: "64m" });
     await fillDeferred(postfix, 120, 1);
     await postfix.start();
     const before = retryTimes(postfix);
@@ -95,14 +95,14 @@ describe.skipIf(!needs("root", "postfix"))("mail on hold", () => {
   });
 });
 
-describe.skipIf(!needs("root", "postfix"))("an interrupted backup", () => {
+describe.skipIf(!needs("root", "postfix")).concurrent("an interrupted backup", () => {
   test.each([
     ["SIGTERM", false],
     ["SIGINT to the whole process group, as by Ctrl-C", true],
   ])("in mode hold gives its mail back: %s", async (_, group) => {
     await using site = await Site.make();
-    await using postfix = await PrivatePostfix.create();
-    await fillDeferred(postfix, 900, 1);
+    await using postfix = await PrivatePostfix.create({ tmpfs: "64m" });
+    await fillDeferred(postfix, 400, 1);
     await postfix.start();
     const before = retryTimes(postfix);
     const config = site.configure([postfix], { hold_batch: 30 });
@@ -254,7 +254,7 @@ describe.skipIf(!needs("root", "postfix"))("mail that comes in", () => {
 describe.skipIf(!needs("root", "postfix"))("files in deferred", () => {
   test("that are no messages don't stop a backup: exit 3, named, kept as evidence", async () => {
     await using site = await Site.make();
-    await using postfix = await PrivatePostfix.create();
+    await using postfix = await PrivatePostfix.create({ tmpfs: "64m" });
     await fillDeferred(postfix, 20, 1);
     await postfix.start();
     const [short = "", unknown = ""] = postfix.files("deferred");
