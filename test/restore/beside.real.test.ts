@@ -1,10 +1,11 @@
+import { chmodSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadInstance } from "../../src/postfix/instance.ts";
 import type { Land } from "../../src/restore/plan.ts";
 import { releaseRun } from "../../src/restore/release.ts";
 import type { RestoreReport } from "../../src/restore/report.ts";
-import { restoreInto } from "../../src/restore/restore.ts";
+import { type RestoreJob, restoreInto } from "../../src/restore/restore.ts";
 import { type Condition, everything } from "../../src/restore/selection.ts";
 import { systemClock } from "../../src/system/clock.ts";
 import { differences, fingerprints } from "../support/compare.ts";
@@ -174,6 +175,23 @@ describe.skipIf(!needs("root", "postfix", "flock"))("mail merged into a host tha
       expect(await target.delivered()).toEqual(pairs(letters, "x.test", "y.test"));
     },
   );
+
+  test.concurrent("and can't be proven there: stays on hold, in doubt, until an operator has looked", {
+    timeout: 120_000,
+  }, async () => {
+    await using target = await Target.make(site);
+    const spoil = () => chmodSync(target.postfix.files("hold")[0] ?? "", 0o740);
+    const report = await target.merge(one, "original", {
+      report: (event) => (event.type === "step" && event.step === "check" ? spoil() : undefined),
+      unproven: [{ queueId: expect.any(String), problem: "its mode is 740, not 700" }],
+    });
+    expect(await target.delivered()).toHaveLength(15);
+    expect(target.postfix.files("hold")).toHaveLength(1);
+    expect(await target.release(report)).toMatchObject({ released: 0, inDoubt: 1 });
+    expect(await target.merge(one, "original")).toMatchObject({ restored: 0, stillQueued: 1, skipped: 5 });
+    expect(await target.release(report, true)).toMatchObject({ released: 1, inDoubt: 0, problems: [] });
+    expect(await target.delivered()).toEqual(pairs(letters, "x.test", "y.test", "z.test"));
+  });
 });
 
 /** A running Postfix that mail is merged into, with a sink that takes all of it. */
@@ -196,20 +214,26 @@ class Target implements AsyncDisposable {
   async merge(
     taken: Taken,
     land: Land,
-    more: { readonly conditions?: Condition[]; readonly deliveredLog?: string[] } = {},
+    more: {
+      readonly conditions?: Condition[];
+      readonly deliveredLog?: string[];
+      readonly report?: RestoreJob["report"];
+      readonly unproven?: unknown[];
+    } = {},
   ): Promise<RestoreReport> {
-    const { conditions = [], deliveredLog } = more;
+    const { conditions = [], deliveredLog, unproven = [] } = more;
     await using made = await restoreJob(this.#site, taken, this.postfix, land);
     const choice = { ...made.choice, route: "merge" as const, selection: { ...everything, conditions } };
-    const report = await restoreInto({ ...made, choice, deliveredLog, stateDirectory: this.#state });
-    expect(report).toMatchObject({ notPlaced: [], unproven: [] });
+    const job = { ...made, choice, deliveredLog, stateDirectory: this.#state, report: more.report };
+    const report = await restoreInto(job);
+    expect(report).toMatchObject({ notPlaced: [], unproven });
     return report;
   }
 
-  async release({ run }: RestoreReport) {
+  async release({ run }: RestoreReport, inDoubt = false) {
     const instance = await loadInstance(this.postfix.configDirectory);
     const job = { instance, stateDirectory: this.#state, claims: [], clock: systemClock };
-    return await releaseRun({ ...job, run, inDoubt: false });
+    return await releaseRun({ ...job, run, inDoubt });
   }
 
   /** `<message-id> recipient` of every delivery, as often as it came, once nothing waits that is not on hold. */
