@@ -134,6 +134,15 @@ export function buildProgram(perform: Perform) {
     .option("--dry-run", "say what would be done, touch nothing")
     .addHelpText("after", examples("spoolsafe backup", "spoolsafe backup --mode freeze --tag before-move"))
     .action((options) => start(async (context) => (await import("./commands/backup.ts")).run(context, options)));
+  program
+    .command("prune")
+    .description("Remove snapshots that retention does not keep, and what nothing needs any more. Needs no identity.")
+    .option("--dry-run", "show why each snapshot stays or goes, touch nothing")
+    .addHelpText(
+      "after",
+      examples("spoolsafe prune --dry-run", "spoolsafe prune", "spoolsafe prune --host mx1.example.org --dry-run"),
+    )
+    .action((options) => start(async (context) => (await import("./commands/prune.ts")).run(context, options)));
 
   program.commandsGroup("Look:");
   program
@@ -304,7 +313,9 @@ export function buildProgram(perform: Perform) {
         "spoolsafe restore latest --into /etc/postfix --merge --delivered-log /srv/mx1/mail.log*",
         "spoolsafe restore 44e8753a5caf --into /etc/postfix --merge --shard 1/3",
         "spoolsafe restore latest --into /etc/postfix --merge --only recipient=*@a.test --only older-than=2d",
-      ),
+        "spoolsafe restore 44e8753a5caf --into /etc/postfix --merge --plan /root/plan.json",
+        "spoolsafe restore 44e8753a5caf --into /etc/postfix --apply /root/plan.json",
+      ) + conditionsHelp,
     )
     .action((snap, options) =>
       start(async (context) => (await import("./commands/restore.ts")).run(context, snap, options)),
@@ -411,6 +422,12 @@ export function buildProgram(perform: Perform) {
 }
 
 const snapHelp = "id, unique prefix, latest, latest~N, or @TIME";
+
+const conditionsHelp = `
+
+Keys of --only (any of several values: commas; anything: *):
+  queue=deferred,hold  sender=*@a.test  recipient=b@c.test  domain=c.test  id=7E48C16210F  message-id=1@a.test
+  older-than=2d  newer-than=26h  larger-than=1000000  smaller-than=5000 (bytes); sender=<> is the null sender`;
 
 function examples(...lines: readonly string[]): string {
   return `\nExamples:\n${lines.map((line) => `  $ ${line}`).join("\n")}`;
