@@ -22,18 +22,24 @@ const commands = [
   "snapshots",
   "ls",
   "show",
+  "find",
+  "diff",
+  "qshape",
+  "stats",
+  "status",
   "verify",
   "restore",
   "release",
   "undo",
   "holds",
+  "completion",
 ];
 
 describe("help", () => {
   test("lists the groups and exactly the commands that exist", async () => {
     const { code, stdout, stderr } = await spoolsafe(["--help"]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    const groups = ["Set up:", "Protect:", "Look:", "Prove:", "Recover:"];
+    const groups = ["Set up:", "Protect:", "Look:", "Prove:", "Recover:", "More:"];
     expect(stdout.match(/^[A-Z][a-z ]+:$/gm)).toEqual(["Options:", ...groups]);
     const listed = stdout.slice(stdout.indexOf("Set up:")).match(/^ {2}[a-z]+/gm) ?? [];
     expect(listed.map((name) => name.trim())).toEqual([...commands, "help"]);
