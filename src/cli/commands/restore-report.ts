@@ -72,7 +72,7 @@ function resultLine({ restored, unproven, run }: RestoreReport, { queueDirectory
   return `${counted(restored, "message")} restored into ${queueDirectory}: ${proof} (run ${run})`;
 }
 
-function nextSteps({ awaitingRelease, awaitingDecision, restored, run }: RestoreReport): string[] {
+function nextSteps({ awaitingRelease, awaitingDecision, run }: RestoreReport): string[] {
   return [
     ...(awaitingRelease === 0
       ? []
@@ -80,6 +80,6 @@ function nextSteps({ awaitingRelease, awaitingDecision, restored, run }: Restore
     ...(awaitingDecision === 0
       ? []
       : [`on hold in doubt, to let ${awaitingDecision} more go all the same: spoolsafe release ${run} --in-doubt`]),
-    ...(restored === 0 ? [] : [`to take back what is on hold: spoolsafe undo ${run}`]),
+    ...(awaitingRelease + awaitingDecision === 0 ? [] : [`to take back what is on hold: spoolsafe undo ${run}`]),
   ];
 }

@@ -22,6 +22,7 @@ import { configurationToDirectory, type RestoredConfiguration, restoreConfigurat
 import { checkOptions, choiceOf, type RestoreOptions } from "./restore-options.ts";
 import { tellPlan } from "./restore-plan.ts";
 import { tell, tellReport } from "./restore-report.ts";
+import { counted } from "./restore-text.ts";
 
 export type { RestoreOptions } from "./restore-options.ts";
 
@@ -129,7 +130,9 @@ function textOf(path: string): string {
   try {
     return readFileSync(path, "utf8");
   } catch (error) {
-    throw new OperatorError("usage", `the plan ${path} can't be read: ${errnoOf(error) ?? error}`);
+    throw new OperatorError("usage", `the plan ${path} can't be read: ${errnoOf(error) ?? error}`, {
+      hints: ["write one: spoolsafe restore SNAP --into CONFIG_DIR --plan FILE"],
+    });
   }
 }
 
@@ -187,8 +190,9 @@ function writePlan(
 async function act(restoration: Restoration): Promise<number> {
   const { context, choice, wants } = restoration;
   // Before the configuration is touched: mail that can't be placed must not leave another configuration behind.
-  if (wants.mail && (wants.configuration || choice.route === "requeue")) await refuseBeforehand(restoration);
-  if (choice.route === "requeue" && !(await agreesToRequeue(context))) return 1;
+  const first = wants.mail && (wants.configuration || choice.route === "requeue");
+  const prepared = first ? await refuseBeforehand(restoration) : undefined;
+  if (choice.route === "requeue" && prepared !== undefined && !(await agreesToRequeue(context, prepared))) return 1;
   const configuration = wants.configuration ? await configure(restoration) : undefined;
   if (configuration !== undefined && (configuration.exit === 1 || !wants.mail)) {
     context.render.summary({ run: configuration.run, ...nothing, configuration: configuration.summary });
@@ -198,20 +202,27 @@ async function act(restoration: Restoration): Promise<number> {
   return exit === 0 ? (configuration?.exit ?? 0) : exit;
 }
 
-async function refuseBeforehand(restoration: Restoration): Promise<void> {
+async function refuseBeforehand(restoration: Restoration): Promise<Prepared> {
   const { context, stored } = restoration;
   const prepared = await planOnly(await requestOf(restoration));
   const now = context.clock.now();
   const plan = stored?.mail == null ? prepared.plan : approved(stored.mail, prepared, { now, reconfigured: false });
   if (prepared.remains.unfinished === undefined) refuseWithoutRoom(plan);
+  return { ...prepared, plan };
 }
 
-async function agreesToRequeue({ render, globals, signal }: Context): Promise<boolean> {
+async function agreesToRequeue({ render, globals, signal }: Context, { plan, remains }: Prepared): Promise<boolean> {
+  const { place } = plan;
+  const { unfinished } = remains;
+  if (unfinished === undefined && place.length === 0) return true;
   render.warn(
     "--requeue makes new mail of it: new ids and a new age, content filters and *_bcc_maps once more, one Received line more; " +
       "what is on hold or in doubt is left out; what pickup has taken can't be undone",
   );
-  return await confirm("Send it as new mail?", globals.yes === true, signal);
+  const recipients = place.reduce((sum, one) => sum + one.recipients.length, 0);
+  const anew = `Send ${counted(place.length, "message")} to ${counted(recipients, "recipient")} as new mail?`;
+  const question = unfinished === undefined ? anew : `Finish run ${unfinished.run}, which was interrupted?`;
+  return await confirm(question, globals.yes === true, signal);
 }
 
 function configure({ context, source, configDirectory, choice, stored }: Restoration): Promise<RestoredConfiguration> {
