@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from "node:util";
-import { isRunning, type JobRecord, jobNames, readJob } from "../jobs/record.ts";
+import { isRunning, type JobName, type JobRecord, jobNames, readJob } from "../jobs/record.ts";
 import { makePrivateDirectory } from "../system/files.ts";
 import { type HeldLock, tryLock } from "../system/lock.ts";
 import { attempt, type Patience, reasonOf, usualPatience } from "./attempt.ts";
@@ -32,6 +32,8 @@ export interface AlarmOptions {
   /** Asked only when there is something to tell. */
   readonly host: () => Promise<string>;
   readonly now: () => number;
+  /** Of looks by the minute; a run that ends may have less. */
+  readonly patience?: Patience;
 }
 
 /** How a heartbeat went; `error` is null when it arrived. */
@@ -74,19 +76,19 @@ export class Alarm {
    * Look whether anything is too old, failed or ended without a word, and tell it. Meant to be called each minute: it reads
    * a few small files, and does more only if there is something new. Somebody else who is telling just now is left to it.
    *
-   * @throws when the state directory can't be read or written
+   * @throws when the state directory can't be written, after everything was told
    */
   async raiseAges(): Promise<Alarmed> {
-    const now = new Date(this.#options.now());
-    return await this.#raise({ now, patience: usualPatience, lockMs: 100, minutely: true });
+    const { now, patience = usualPatience } = this.#options;
+    return await this.#raise({ now: new Date(now()), patience, lockMs: 100, minutely: true });
   }
 
   /**
    * A run has ended: tell what that changes. Takes as long as the slowest channel, and no longer than its patience lets it.
    *
-   * @throws when the state directory can't be read or written, after everything was told
+   * @throws when the state directory can't be written, after everything was told
    */
-  async raiseEnd({ outcome, heartbeat, patience = usualPatience }: Ended): Promise<Alarmed> {
+  async raiseEnd({ outcome, heartbeat, patience = this.#options.patience ?? usualPatience }: Ended): Promise<Alarmed> {
     // Somebody who is telling at this moment is waited for.
     const lockMs = patience.timeoutMs * patience.tries;
     const now = new Date(this.#options.now());
@@ -129,7 +131,7 @@ export class Alarm {
   /** The state as it is now, and nobody told of it yet. */
   #look(before: AlertState, { now, outcome, heartbeat }: Round): AlertState {
     const { stateDirectory, limits, settings } = this.#options;
-    const records = jobNames.map((job) => withOutcome(readJob(stateDirectory, job), outcome));
+    const records = jobNames.map((job) => withOutcome(recordOf(stateDirectory, job), outcome));
     const state = {
       ...before,
       reasons: reasonsOf(before.reasons, outcome),
@@ -201,6 +203,16 @@ const longestRestMs = 3_600_000;
 function isAhead(time: string, now: Date): boolean {
   const ms = Date.parse(time) - now.getTime();
   return ms > 0 && ms <= longestRestMs;
+}
+
+/** A record that can't be read (a disk that is dying) must not keep the run that has just failed from being told. */
+function recordOf(stateDirectory: string, job: JobName): JobRecord {
+  try {
+    return readJob(stateDirectory, job);
+  } catch {
+    const nothing = { lastStart: null, lastEnd: null, lastExit: null, lastSuccess: null, lastLocked: null };
+    return { job, ...nothing, running: null, scheduled: null, detail: null };
+  }
 }
 
 /** As it would stand there if it was recorded; where the state can't be written it is not. */

@@ -38,7 +38,8 @@ export async function runCommand(command: readonly string[], event: AlertEvent, 
     });
     if (how === null) return;
     const lastLine = said.trim().split("\n").at(-1) ?? "";
-    throw new SendFault(lastLine === "" ? how : `${how}: ${lastLine}`);
+    // Whether trying again is any use is the program's own business; it gets the event again when somebody looks next.
+    throw new SendFault(lastLine === "" ? how : `${how}: ${lastLine}`, { permanent: true });
   } finally {
     signal.removeEventListener("abort", kill);
     child.stderr.destroy();

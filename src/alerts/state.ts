@@ -1,7 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { errnoOf } from "../errors.ts";
 import { jobNames } from "../jobs/record.ts";
 import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
 
@@ -64,9 +63,12 @@ export function alertDirectory(stateDirectory: string): string {
   return join(stateDirectory, "alerts");
 }
 
-/** What was left by those who looked before. A file that is no such state is as good as none: everything is told anew. */
+/**
+ * What was left by those who looked before. A file that can't be read or is no such state is as good as none: everything is
+ * told anew.
+ */
 export function loadAlertState(stateDirectory: string, now: Date): AlertState {
-  const parsed = stateSchema.safeParse(parseJson(textIfThere(stateFile(stateDirectory))));
+  const parsed = stateSchema.safeParse(parseJson(textIfAny(stateFile(stateDirectory))));
   if (parsed.success) return parsed.data;
   return { version: 1, watchedSince: now.toISOString(), conditions: {}, reasons: {}, backups: [], channels: {} };
 }
@@ -88,12 +90,11 @@ function stateFile(stateDirectory: string): string {
   return join(alertDirectory(stateDirectory), "state.json");
 }
 
-function textIfThere(path: string): string {
+function textIfAny(path: string): string {
   try {
     return readFileSync(path, "utf8");
-  } catch (error) {
-    if (errnoOf(error) === "ENOENT") return "";
-    throw error;
+  } catch {
+    return "";
   }
 }
 

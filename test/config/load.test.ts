@@ -223,3 +223,59 @@ describe("sources", () => {
     );
   });
 });
+
+describe("alerts by mail", () => {
+  const mail = (smtp: string) => `[alerts]\nsmtp = "${smtp}"\nsmtp_from = "a@b.test"\nsmtp_to = ["c@d.test"]\n${noKey}`;
+
+  test.each([
+    "smtp://localhost",
+    "smtp://localhost:25",
+    "SMTP://LOCALHOST:25",
+    "smtp://127.0.0.1",
+    "smtp://127.1:25",
+    "smtp://[::1]:25",
+    "smtps://localhost",
+    "smtp://localhost:587",
+    "smtp://mx1.example.org",
+  ])("not through this host's own Postfix: %s", (smtp) => {
+    expect(problems(`host = "mx1.example.org"\n${mail(smtp)}`)).toEqual([
+      expect.stringMatching(/^\/x\/spoolsafe.toml:3 alerts.smtp: .* is this host, and port \d+ its own Postfix/),
+    ]);
+  });
+
+  test.each(["smtp://relay.test", "smtps://relay.test:465", "smtp://[2001:db8::1]:25", "smtp://127.0.0.1:2525"])(
+    "%s is a relay",
+    (smtp) => expect(read(mail(smtp)).alerts.smtp).toBe(smtp),
+  );
+
+  test.each(["relay:25", "smtp:///x", "http://relay", "smtp://u%zz@relay", "smtp://relay:x"])("%s is none", (smtp) => {
+    expect(problems(mail(smtp))).toEqual([expect.stringContaining('alerts.smtp: must be "smtp://relay:port"')]);
+  });
+
+  test("needs sender and receivers, and receivers need a relay", () => {
+    const sender = `/x/spoolsafe.toml:2 alerts.smtp: needs alerts.smtp_from and alerts.smtp_to as well`;
+    expect(problems(`[alerts]\nsmtp = "smtp://relay.test"\nsmtp_from = "a@b.test"\n${noKey}`)).toEqual([sender]);
+    expect(problems(`[alerts]\nsmtp = "smtp://relay.test"\nsmtp_to = ["a@b.test"]\n${noKey}`)).toEqual([sender]);
+    expect(problems(`[alerts]\nsmtp_to = ["a@b.test"]\n${noKey}`)).toEqual([
+      "/x/spoolsafe.toml:2 alerts.smtp_to: nobody gets these mails: alerts.smtp names no relay",
+    ]);
+  });
+
+  test("addresses are addresses", () => {
+    const text = `[alerts]\nsmtp = "smtp://relay.test"\nsmtp_from = "Ops <a@b.test>"\nsmtp_to = ["root", "a@b\\r\\nBcc: x@y"]\n${noKey}`;
+    expect(problems(text).map((line) => line.split(":")[2]?.trim())).toEqual([
+      'must be an address such as "postmaster@example.org"',
+      'must be an address such as "postmaster@example.org"',
+    ]);
+  });
+
+  test("a password makes the file a secret", () => {
+    const path = join(directory, "spoolsafe.toml");
+    const load = () => loadConfig({ flags: { config: path }, env: {}, cwd: "/" });
+    writeFileSync(path, mail("smtp://me:secret@relay.test"));
+    chmodSync(path, 0o644);
+    expect(load).toThrow(/alerts.smtp: .*can be read by others \(mode 0644\)/);
+    chmodSync(path, 0o600);
+    expect(load().alerts.smtp).toContain("secret");
+  });
+});
