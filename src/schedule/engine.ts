@@ -142,6 +142,11 @@ export type Ending =
   | { readonly type: "stopped" }
   | { readonly type: "died" };
 
+/** The owed run could not be started: again in the next minute. */
+export function putOff(state: JobState, now: number): JobState {
+  return state.owed === null ? state : { ...state, owed: { ...state.owed, notBefore: nextMinute(now) } };
+}
+
 /** Exit code of a run that found the lock held. */
 const lockedExit = 11;
 
@@ -156,12 +161,16 @@ export function ended(state: JobState, ending: Ending, now: number): JobState {
 function owedAgain({ due, deaths }: Running, ending: Ending, now: number): Owed | null {
   switch (ending.type) {
     case "exited":
-      return ending.exit === lockedExit ? { due, deaths, notBefore: (Math.floor(now / minute) + 1) * minute } : null;
+      return ending.exit === lockedExit ? { due, deaths, notBefore: nextMinute(now) } : null;
     case "stopped":
       return { due, deaths, notBefore: now };
     case "died":
       return deaths + 1 < mostDeaths ? { due, deaths: deaths + 1, notBefore: now } : null;
   }
+}
+
+function nextMinute(now: number): number {
+  return (Math.floor(now / minute) + 1) * minute;
 }
 
 /** What is owed or comes next. */

@@ -256,7 +256,7 @@ describe("one job", () => {
   });
 
   test("a deadline is twice the pace, an hour at least and a day at most", () => {
-    const deadline = (expression: string) => deadlineOf(makeCalendar(expression, "UTC"), at("2026-11-25T02:00")) / hour;
+    const deadline = (expression: string) => deadlineOf(makeCalendar(expression, "UTC"), at("2026-11-25T03:00")) / hour;
     expect(["*/5 * * * *", "0 */3 * * *", "0 2 * * *", "0 2 1 * *"].map(deadline)).toEqual([1, 6, 24, 24]);
   });
 });
