@@ -1,6 +1,6 @@
 import { entryKey, type MessageEntry } from "../snapshot/manifest.ts";
 import { digestOf } from "../system/digest.ts";
-import type { RunMessage, RunRecord } from "./journal.ts";
+import type { RunMessage, RunRecord, StagedMessage } from "./journal.ts";
 import { identityOf } from "./twins.ts";
 
 /** What earlier runs did for one message. */
@@ -11,6 +11,16 @@ export interface PlacedBefore {
   readonly served: ReadonlySet<number>;
   /** Oldest first. */
   readonly runs: readonly string[];
+  /** The files of it that runs put on hold and have not released, wherever they are by now. */
+  readonly onHold: readonly HeldFile[];
+}
+
+export interface HeldFile {
+  readonly id: string;
+  /** Decimal. */
+  readonly inode: string;
+  /** Indexes of recipients that were not done when it was placed. */
+  readonly recipients: readonly number[];
 }
 
 /**
@@ -23,7 +33,6 @@ export class PlacedRecord {
   /** By identity: the hosts and keys it was placed under. */
   readonly #names = new Map<string, Set<string>>();
   readonly #files = new Set<string>();
-  readonly #onHold = new Set<string>();
 
   /** @param runs into one queue directory, oldest first; those that placed nothing, and messages that were taken back, don't count */
   constructor(runs: readonly RunRecord[]) {
@@ -32,10 +41,9 @@ export class PlacedRecord {
       for (const message of record.messages) {
         const file = staged.get(message.number);
         if (file === undefined || record.undone.has(message.number)) continue;
-        this.#add(record, message);
+        const onHold = message.queue === "hold" && !record.released.has(message.number);
+        this.#add(record.host, { run: record.run, message, held: onHold ? file : null });
         this.#files.add(`${file.id}/${file.inode}`);
-        const onHold = message.role === "restore" && message.queue === "hold" && !record.released.has(message.number);
-        if (onHold) this.#onHold.add(`${file.id}/${file.inode}`);
       }
     }
   }
@@ -65,16 +73,11 @@ export class PlacedRecord {
     return this.#files.has(`${id}/${inode}`);
   }
 
-  /** Whether a file in hold/ is one that a run put there for an operator to release. */
-  isOnHoldByUs({ id, inode }: { readonly id: string; readonly inode: string }): boolean {
-    return this.#onHold.has(`${id}/${inode}`);
-  }
-
-  #add(record: RunRecord, message: RunMessage): void {
-    const name = `${record.host}/${message.key}`;
-    this.#placed.set(name, [...(this.#placed.get(name) ?? []), { run: record.run, message }]);
-    if (message.identity == null) return;
-    this.#names.set(message.identity, (this.#names.get(message.identity) ?? new Set()).add(name));
+  #add(host: string, share: Share): void {
+    const { key, identity } = share.message;
+    const name = `${host}/${key}`;
+    this.#placed.set(name, [...(this.#placed.get(name) ?? []), share]);
+    if (identity != null) this.#names.set(identity, (this.#names.get(identity) ?? new Set()).add(name));
   }
 
   #deal(host: string, identity: string, alike: readonly MessageEntry[]): [MessageEntry, string[]][] {
@@ -92,12 +95,16 @@ export class PlacedRecord {
 interface Share {
   readonly run: string;
   readonly message: RunMessage;
+  readonly held: StagedMessage | null;
 }
 
 function together(shares: readonly Share[]): PlacedBefore {
   const served = new Set(shares.flatMap(({ message }) => message.served));
   const recipients = new Set([...served, ...shares.flatMap(({ message }) => message.recipients)]);
-  return { recipients, served, runs: [...new Set(shares.map(({ run }) => run))].sort() };
+  const onHold = shares.flatMap(({ message, held }) =>
+    held === null ? [] : [{ id: held.id, inode: held.inode, recipients: message.recipients }],
+  );
+  return { recipients, served, runs: [...new Set(shares.map(({ run }) => run))].sort(), onHold };
 }
 
 /**

@@ -133,7 +133,7 @@ export interface PlacedFact {
 
 export type LogSummary = Omit<Deliveries, "verdicts">;
 
-/** A message an earlier run put on hold here, in which recipients are not yet marked that are known to be served. */
+/** A file that an earlier run put on hold, perhaps there no more, and recipients of it that are known to be served now. */
 export interface Remark {
   readonly id: string;
   readonly inode: string;
@@ -249,7 +249,7 @@ class Decisions {
     const left = before === undefined ? [] : asked.filter((index) => !before.recipients.has(index));
     if (left.length > 0) this.#placeSorted(message, this.#sort(message, left), true);
     else this.#pass(message, "queued", `it is still queued here: ${twin.queue} ${twin.id}`);
-    this.#remarkTwin(message, twin);
+    this.#remarkCopies(message);
   }
 
   /** What an earlier run gave its recipients, or knew them to have, is not given again. */
@@ -272,14 +272,15 @@ class Decisions {
     this.skip.push({ message, kind, reason });
   }
 
-  /** A file that an earlier run put on hold takes over what is known now: the newest marks win. */
-  #remarkTwin(message: MessageEntry, twin: Twin): void {
-    if (twin.queue !== "hold" || !this.#known.placed.isOnHoldByUs(twin)) return;
+  /** Files that earlier runs put on hold, where one is still queued, take over what is known now: the newest marks win. */
+  #remarkCopies(message: MessageEntry): void {
     const verdicts = this.#known.deliveries?.verdicts.get(entryKey(message));
-    const recipients = message.recipients.flatMap(({ done }, index) =>
-      (done || verdicts?.[index]?.verdict === "done") && twin.done[index] === false ? [index] : [],
-    );
-    if (recipients.length > 0) this.remark.push({ id: twin.id, inode: twin.inode, recipients });
+    const isServed = (index: number) =>
+      message.recipients[index]?.done === true || verdicts?.[index]?.verdict === "done";
+    for (const { id, inode, recipients } of this.#before(message)?.onHold ?? []) {
+      const served = recipients.filter(isServed);
+      if (served.length > 0) this.remark.push({ id, inode, recipients: served });
+    }
   }
 
   #sort(message: MessageEntry, wanted: readonly number[]): Sorted {

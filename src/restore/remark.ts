@@ -3,6 +3,7 @@ import { errnoOf } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { readLocks } from "../postfix/locks.ts";
 import { markDone } from "../postfix/marks.ts";
+import { bufferSource, readQueueFile } from "../postfix/queue-file.ts";
 import { locateInQueue } from "../postfix/spool.ts";
 import { digestOf } from "../system/digest.ts";
 import { readRegularFile } from "../system/files.ts";
@@ -11,7 +12,7 @@ import type { Remark } from "./plan.ts";
 
 /**
  * Mark recipients that are known to be served now in messages an earlier run put on hold: the newest marks win. A file that
- * has left hold or that somebody works on is left alone.
+ * has left hold, that somebody works on or that has these marks already is left alone.
  *
  * @returns how many messages were marked
  */
@@ -28,9 +29,11 @@ export function remark(instance: PostfixInstance, runs: readonly RunRecord[], wa
   return marked;
 }
 
-/** @returns false when somebody has let it go a moment ago */
+/** @returns false when it has these marks already, or somebody has let it go a moment ago */
 function mark(path: string, recipients: readonly number[]): boolean {
   try {
+    const { recipients: are } = readQueueFile(bufferSource(readRegularFile(path).bytes));
+    if (recipients.every((index) => are[index]?.done === true)) return false;
     markDone(path, recipients);
     return true;
   } catch (error) {

@@ -5,7 +5,7 @@ import { type Knowledge, planRestore, type RestoreChoice, type RestorePlan } fro
 import { parseConditions } from "../../src/restore/selection.ts";
 import { entryKey, type MessageEntry } from "../../src/snapshot/manifest.ts";
 import { digestFrom } from "../support/records.ts";
-import { choice, knowing, message, noon, placedTwin, ran, recipients, target } from "./entries.ts";
+import { choice, deliveries, knowing, message, noon, placedTwin, ran, recipients, target } from "./entries.ts";
 
 const newest = { snapshot: "5a", host: "mx1", time: "2026-11-24T11:00:00Z", postfixVersion: "3.7.11" };
 const older = { ...newest, snapshot: "4b", time: "2026-11-23T11:00:00Z" };
@@ -166,13 +166,33 @@ describe("snapshots of other times", () => {
     expect(second.remark).toEqual([{ id: placedTwin(1, 0).id, inode: placedTwin(1, 0).inode, recipients: [0] }]);
   });
 
-  test("nothing is marked in a file that has left hold, that was released, or that is not ours", () => {
-    const runs = [ran(plan([one], { source: older }), 1)];
-    const released = [ran(plan([one], { source: older }), 1, { released: new Set([0]) })];
+  test("every copy of it on hold is marked: of two, one is for those in doubt", () => {
+    const said = deliveries([[one, ["deliver", "in-doubt", "in-doubt"]]]);
+    const first = plan([one], { source: older, deliveries: said });
+    const now = deliveries([[one, ["done", "done", "deliver"]]]);
+    const known = { runs: [ran(first, 1)], twins: twins([one, placedTwin(1, 0)]), deliveries: now };
+    expect(plan([one], known).remark).toEqual([
+      { id: placedTwin(1, 0).id, inode: placedTwin(1, 0).inode, recipients: [0] },
+      { id: placedTwin(1, 1).id, inode: placedTwin(1, 1).inode, recipients: [1] },
+    ]);
+  });
+
+  test("mail that an administrator held at its source is marked, too", () => {
+    const held = { queue: "hold", role: { kind: "admin" } } as const;
+    const runs = [ran(plan([{ ...one, ...held }], { source: older }), 1)];
+    const known = { runs, twins: twins([one, placedTwin(1, 0)]) };
+    expect(plan([{ ...later, ...held }], known).remark).toMatchObject([{ recipients: [0] }]);
+  });
+
+  test("nothing is marked in a file that was released, that went into no hold, or that is not ours", () => {
+    const first = plan([one], { source: older });
     const remarked = (known: Asked) => plan([later], known).remark;
-    expect(remarked({ runs, twins: twins([one, placedTwin(1, 0, { queue: "deferred" })]) })).toEqual([]);
-    expect(remarked({ runs: released, twins: twins([one, placedTwin(1, 0)]) })).toEqual([]);
-    expect(remarked({ runs, twins: twins([one, placedTwin(2, 0)]) })).toEqual([]);
+    const copy = twins([one, placedTwin(1, 0)]);
+    expect(remarked({ runs: [ran(first, 1)], twins: copy })).toHaveLength(1);
+    expect(remarked({ runs: [ran(first, 1, { released: new Set([0]) })], twins: copy })).toEqual([]);
+    const original = plan([one], { source: older, how: { land: "original" } });
+    expect(remarked({ runs: [ran(original, 1)], twins: copy })).toEqual([]);
+    expect(remarked({ twins: copy })).toEqual([]);
   });
 });
 
