@@ -61,11 +61,11 @@ export function startChild({ command, env }: ChildCommand): JobChild {
 /** A process an earlier daemon started: watched, because only a parent is told of an end. */
 export function adoptChild(adopted: JobProcess, everyMs = 500): JobChild {
   const ended = new Promise<null>((resolve) => {
-    const timer = setInterval(() => {
-      if (isAlive(adopted)) return;
-      clearInterval(timer);
-      resolve(null);
-    }, everyMs);
+    const watch = () => {
+      if (isAlive(adopted)) setTimeout(watch, everyMs);
+      else resolve(null);
+    };
+    watch();
   });
   return {
     process: adopted,

@@ -90,12 +90,14 @@ describe.skipIf(!needs("flock"))("the daemon", () => {
     await until(() => one.ticks.length > 1, { everyMs: 5, what: "a first tick" });
     for (let kill = 0; kill < kills; kill++) {
       const seen = one.ticks.length;
+      const before = one.running.map(({ due }) => due);
       if (kill > 0) one.start();
       const moment = random.pick(["starting", "idle", "working", "working", "working"] as const);
       if (moment !== "starting") await until(() => one.ticks.length > seen, { everyMs: 5, what: "a tick" });
-      if (moment === "working") await until(() => one.running.length > 0, { everyMs: 5, what: "a job at work" });
+      const isNew = ({ due }: Running) => !before.includes(due);
+      if (moment === "working") await until(() => one.running.some(isNew), { everyMs: 5, what: "a job at work" });
       if (moment === "idle") await until(() => one.ticks.length > seen + 15, { everyMs: 5, what: "ticks" });
-      await delay(random.below(moment === "starting" ? 600 : 250));
+      await delay(random.below(moment === "starting" ? 600 : 400));
       await one.end("SIGKILL");
       killed[moment]++;
       const wanted = random.below(2) === 0;
