@@ -39,31 +39,47 @@ export function startAlerts(context: Context, job: JobName): RunAlerts {
   };
 }
 
-/**
- * For a daemon, each minute: tell what has become too old, or failed without being able to say so.
- *
- * @param alarm one for the daemon's life: it knows what it has told, also while the disk is full
- */
-export async function raiseAges(context: Context, alarm: Alarm): Promise<void> {
+/** What a daemon adds to the alerts of its runs, as long as it lives. */
+export interface AlertWatch {
+  /** A run was killed: its heartbeat was told of its start and of nothing more. */
+  killed(job: JobName): void;
+  /** What is being told at this moment may be told again by whoever looks next. */
+  stop(): void;
+}
+
+const minute = 60_000;
+
+/** Look each minute: tell what has become too old, or has failed without being able to say so. */
+export async function startAlertWatch(context: Context): Promise<AlertWatch> {
+  // One for the daemon's life: it knows what it has told, also while the disk is full.
+  const alarm = await makeAlarm(context);
+  let looking = false;
+  const look = async () => {
+    if (looking) return;
+    looking = true;
+    await orWarn(context, () => alarm.raiseAges());
+    looking = false;
+  };
+  const timer = setInterval(() => void look(), minute);
+  return {
+    killed: (job) => {
+      const pulse = pulseOf(context.config, job);
+      if (pulse !== undefined) void orWarn(context, () => tellFailure(pulse.url, `${job} was killed`));
+      void look();
+    },
+    stop: () => clearInterval(timer),
+  };
+}
+
+async function orWarn({ render }: Context, tell: () => Promise<unknown>): Promise<void> {
   try {
-    await alarm.raiseAges();
+    await tell();
   } catch (error) {
-    context.render.warn(`alerts can't be seen to: ${reasonOf(error)}`);
+    render.warn(`alerts can't be seen to: ${reasonOf(error)}`);
   }
 }
 
-/** For a daemon: a run was killed, so its heartbeat was told of its start and of nothing more. */
-export async function tellKilled(context: Context, job: JobName): Promise<void> {
-  const pulse = pulseOf(context.config, job);
-  if (pulse === undefined) return;
-  try {
-    await tellFailure(pulse.url, `${job} was killed`);
-  } catch (error) {
-    warnUnsent(context, pulse.channel, reasonOf(error));
-  }
-}
-
-export async function makeAlarm(context: Context): Promise<Alarm> {
+async function makeAlarm(context: Context): Promise<Alarm> {
   const { config, stateDirectory, clock } = context;
   return new Alarm({
     stateDirectory,

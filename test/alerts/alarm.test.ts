@@ -1,13 +1,16 @@
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Alarm, type AlarmOptions } from "../../src/alerts/alarm.ts";
 import type { Patience } from "../../src/alerts/attempt.ts";
 import type { AlertSettings } from "../../src/alerts/channels.ts";
 import { type JobName, recordEnd, recordStart } from "../../src/jobs/record.ts";
+import { processStart } from "../../src/system/processes.ts";
 import { Listener, nobodyThere } from "../support/listener.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
 import { Sink } from "../support/sink.ts";
+import { until } from "../support/wait.ts";
 
 const start = Date.parse("2026-11-24T12:00:00.000Z");
 const patience: Patience = { timeoutMs: 5000, tries: 3, pauseMs: 5 };
@@ -141,6 +144,11 @@ describe("looks by the minute", () => {
     await using webhook = await Listener.start();
     const settings = { webhookUrl: webhook.url("/") };
     await runs(alarm({}), 1);
+    // Longer than the others wait.
+    webhook.answer = async () => {
+      await delay(500);
+      return 200;
+    };
     await Promise.all([alarm(settings).raiseAges(), alarm(settings).raiseAges(), alarm(settings).raiseAges()]);
     await alarm(settings).raiseAges();
     expect(events(webhook)).toEqual(["backup-failed raised"]);
@@ -258,10 +266,21 @@ describe("command", () => {
     ["fails", ["sh", "-c", "echo first >&2; echo no such pager >&2; exit 4"], "exit 4: no such pager"],
     ["is not there", ["/nonexistent/pager"], "spawn /nonexistent/pager ENOENT"],
     ["is killed", ["sh", "-c", "kill -9 $$"], "ended by SIGKILL"],
-    ["hangs, with a child that hangs", ["sh", "-c", "sleep 600 & sleep 600"], "no answer within 0.2 s"],
+    ["hangs", ["sleep", "600"], "no answer within 0.2 s"],
   ])("that %s is written down", async (_, command, error) => {
     await runs(alarm({ command }, error.startsWith("no answer") ? hasty : {}), 1);
     expect(unsent()).toMatchObject([{ channel: "command", error }]);
+  });
+
+  test("that hangs is ended with all it has started", async () => {
+    const pid = join(state, "pid");
+    const { patience } = hasty;
+    await runs(
+      alarm({ command: ["sh", "-c", `sleep 600 & echo $! > ${pid}; wait`] }, { patience: { ...patience, tries: 1 } }),
+      1,
+    );
+    const started = Number(readFileSync(pid, "utf8"));
+    await until(() => processStart(started) === undefined);
   });
 
   test("that leaves something in the background is not waited for", async () => {

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { expect, test } from "vitest";
 import type { Patience } from "../../src/alerts/attempt.ts";
 import { type Heartbeat, startHeartbeat, tellFailure } from "../../src/alerts/heartbeat.ts";
@@ -32,6 +33,21 @@ test("a run that is over before its start was told: both, in this order", async 
   await using monitor = await Listener.start();
   await begin(monitor.url("/x"), 60_000).end(0, null);
   expect(monitor.calls).toEqual(["GET /x/start", "GET /x"]);
+});
+
+test("the end is not told while the start is on its way", async () => {
+  await using monitor = await Listener.start();
+  const order: string[] = [];
+  monitor.answer = async ({ target }) => {
+    const start = target.includes("/start");
+    if (start) await delay(100);
+    order.push(start ? "start answered" : "end heard");
+    return 200;
+  };
+  const heartbeat = begin(monitor.url("/x"));
+  await until(() => monitor.heard.length === 1);
+  await heartbeat.end(0, null);
+  expect(order).toEqual(["start answered", "end heard"]);
 });
 
 test("a run that found the lock held has not begun", async () => {

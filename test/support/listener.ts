@@ -17,7 +17,7 @@ export type Answer = number | "hang";
 export class Listener implements AsyncDisposable {
   readonly heard: Heard[] = [];
   /** For each request from now on; a function is asked for each. */
-  answer: Answer | ((heard: Heard) => Answer) = 200;
+  answer: Answer | ((heard: Heard) => Answer | Promise<Answer>) = 200;
   readonly #server = createServer((request, response) => void this.#take(request, response));
 
   static async start(): Promise<Listener> {
@@ -49,7 +49,7 @@ export class Listener implements AsyncDisposable {
     const { method = "", url: target = "", headers } = request;
     const heard = { method, target, headers, body: Buffer.concat(chunks).toString() };
     this.heard.push(heard);
-    const answer = typeof this.answer === "function" ? this.answer(heard) : this.answer;
+    const answer = typeof this.answer === "function" ? await this.answer(heard) : this.answer;
     if (answer !== "hang") response.writeHead(answer).end("ok");
   }
 }
