@@ -151,7 +151,7 @@ interface Seen {
 
 /** An instance that can't be looked at is a finding and does not take the others along. */
 function lookAtInstance(instance: PostfixInstance, look: LocalLook): Seen {
-  const { clock, instances, budgetMs = 150 } = look;
+  const { clock, instances, budgetMs = 100 } = look;
   try {
     const state = lookAtQueues(instance, { clock, budgetMs: budgetMs / Math.max(1, instances.length) });
     return { state, holds: holdsOf(instance, state, look) };

@@ -47,7 +47,8 @@ function metrics(report: StatusReport): Metric[] {
   ];
 }
 
-function overall({ host, time, problems, holds, unsentAlerts, unsentCopies, limits }: StatusReport): Metric[] {
+function overall(report: StatusReport): Metric[] {
+  const { host, time, problems, holds, unsentAlerts, unsentCopies, limits, repository } = report;
   const count = (severity: string) => problems.filter((one) => one.severity === severity).length;
   const kinds = ["capture", "restore", "fence"] as const;
   return [
@@ -62,9 +63,14 @@ function overall({ host, time, problems, holds, unsentAlerts, unsentCopies, limi
     gauge("spoolsafe_status_timestamp_seconds", "When this status was made.", [
       { labels: { host }, value: seconds(time) },
     ]),
-    gauge("spoolsafe_backup_max_age_seconds", "Age of the newest good backup that is critical, as configured.", [
-      { labels: { host }, value: limits.backupAge.critical },
-    ]),
+    gauge(
+      "spoolsafe_backup_max_age_seconds",
+      "Age of the newest good backup that is critical, as configured.",
+      (repository?.hosts ?? [{ host }]).map((one) => ({
+        labels: { host: one.host },
+        value: limits.backupAge.critical,
+      })),
+    ),
     gauge(
       "spoolsafe_held_messages",
       "Messages on hold because of spoolsafe.",

@@ -69,27 +69,25 @@ export function lookAtQueues(instance: PostfixInstance, { clock, budgetMs }: Que
 }
 
 function lookAtQueue(instance: PostfixInstance, queue: QueueName, clock: Clock, until: number): QueueState {
-  const files = filesBelow(`${instance.queueDirectory}/${queue}`);
-  return { messages: files.length, oldest: oldestFile(files, clock, until) };
+  const directories = directoriesBelow(`${instance.queueDirectory}/${queue}`);
+  const messages = directories.reduce((sum, { ids }) => sum + ids.length, 0);
+  return { messages, oldest: oldestFile(directories, clock, until) };
 }
 
-interface NamedFile {
-  readonly id: string;
+/** Names only: a path for each of 100,000 would take longer than reading their directories. */
+interface Directory {
   readonly path: string;
+  readonly ids: readonly string[];
 }
 
 /** By names alone: one of a single character is a directory of a hashed queue (`dir_forest.c`). */
-function filesBelow(directory: string, depth = 0): NamedFile[] {
-  const files: NamedFile[] = [];
-  for (const name of namesIn(directory, depth > 0)) {
-    const path = `${directory}/${name}`;
-    if (name.length > 1) {
-      if (isQueueId(name)) files.push({ id: name, path });
-    } else {
-      for (const file of filesBelow(path, depth + 1)) files.push(file);
-    }
-  }
-  return files;
+function directoriesBelow(path: string, depth = 0): Directory[] {
+  const names = namesIn(path, depth > 0);
+  const inner = names.filter((name) => name.length === 1);
+  return [
+    { path, ids: names.filter((name) => name.length > 1 && isQueueId(name)) },
+    ...inner.flatMap((name) => directoriesBelow(`${path}/${name}`, depth + 1)),
+  ];
 }
 
 function namesIn(directory: string, mayBeGone: boolean): string[] {
@@ -118,35 +116,44 @@ export function mayNotRead(path: string, cause: unknown): OperatorError {
   });
 }
 
-function oldestFile(files: readonly NamedFile[], clock: Clock, until: number): Oldest | null {
+function oldestFile(directories: readonly Directory[], clock: Clock, until: number): Oldest | null {
   let oldest = Number.POSITIVE_INFINITY;
-  const silent: NamedFile[] = [];
-  for (const file of files) {
-    const arrival = arrivalOfLong(file.id);
-    if (arrival === undefined) silent.push(file);
-    else if (arrival < oldest) oldest = arrival;
-  }
+  const silent = directories.map(({ path, ids }) => {
+    const untold: string[] = [];
+    for (const id of ids) {
+      const arrival = arrivalOfLong(id);
+      if (arrival === undefined) untold.push(id);
+      else if (arrival < oldest) oldest = arrival;
+    }
+    return { path, ids: untold };
+  });
+  let exact = true;
   let looked = 0;
-  for (const file of spread(silent)) {
+  for (const path of spread(silent)) {
     // At least a few of every queue, however little time is left.
-    if (looked >= fewest && clock.monotonic() > until) break;
-    looked++;
-    oldest = Math.min(oldest, createdSeconds(file.path) ?? oldest);
+    exact = ++looked <= fewest || clock.monotonic() <= until;
+    if (!exact) break;
+    oldest = Math.min(oldest, createdSeconds(path) ?? oldest);
   }
   if (oldest === Number.POSITIVE_INFINITY) return null;
-  return { ageSeconds: Math.max(0, Math.floor(clock.now() / 1000 - oldest)), exact: looked === silent.length };
+  return { ageSeconds: Math.max(0, Math.floor(clock.now() / 1000 - oldest)), exact };
 }
 
 const fewest = 100;
 
-/** All of a list in an order that is spread over it evenly wherever one stops, and begins elsewhere each time. */
-function* spread<T>(list: readonly T[]): Generator<T> {
-  const step = coprimeStep(list.length);
-  let index = Math.floor(Math.random() * list.length);
-  for (let taken = 0; taken < list.length; taken++) {
-    const item = list[index];
-    if (item !== undefined) yield item;
-    index = (index + step) % list.length;
+/** Paths of all of them in an order that is spread evenly wherever one stops, and begins elsewhere each time. */
+function* spread(directories: readonly Directory[]): Generator<string> {
+  const filled = directories.filter(({ ids }) => ids.length > 0);
+  const ends: number[] = [];
+  for (const { ids } of filled) ends.push((ends.at(-1) ?? 0) + ids.length);
+  const total = ends.at(-1) ?? 0;
+  const step = coprimeStep(total);
+  let index = Math.floor(Math.random() * total);
+  for (let taken = 0; taken < total; taken++) {
+    const at = ends.findIndex((end) => index < end);
+    const id = filled[at]?.ids[index - (ends[at - 1] ?? 0)];
+    if (id !== undefined) yield `${filled[at]?.path}/${id}`;
+    index = (index + step) % total;
   }
 }
 
