@@ -4,7 +4,7 @@ import type { AlertEvent } from "./decide.ts";
 
 /**
  * Run a program with its arguments, never through a shell. It gets the event as JSON on standard input and, for short
- * scripts, its fields in the environment: SPOOLSAFE_ALERT_EVENT, _KEY, _JOB, _SEVERITY, _HOST, _TIME, _SINCE, _EXIT, _TEXT.
+ * scripts, its fields in the environment: SPOOLSAFE_ALERT_EVENT, _KEY, _KIND, _JOB, _SEVERITY, _HOST, _TIME, _SINCE, _EXIT, _TEXT.
  *
  * It and all it has started are ended when the signal aborts; what it leaves in the background is not waited for.
  *
@@ -47,7 +47,7 @@ export async function runCommand(command: readonly string[], event: AlertEvent, 
 }
 
 function environmentOf({ type: _, ...fields }: AlertEvent): Record<string, string> {
-  const named = ["event", "key", "job", "severity", "host", "time", "since", "exit", "text"] as const;
+  const named = ["event", "key", "kind", "job", "severity", "host", "time", "since", "exit", "text"] as const;
   return Object.fromEntries(named.map((name) => [`SPOOLSAFE_ALERT_${name.toUpperCase()}`, `${fields[name] ?? ""}`]));
 }
 
