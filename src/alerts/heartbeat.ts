@@ -30,14 +30,20 @@ export interface Heartbeat {
 /** A lock is waited for by up to a second. */
 const usualStartAfterMs = 2500;
 
+/** A start that is on its way when the run ends has so long to arrive, in milliseconds. */
+const startGraceMs = 2000;
+
 /** The start is told beside the work, which waits for nothing. */
 export function startHeartbeat(options: HeartbeatOptions): Heartbeat {
   const { url, patience = usualPatience, startAfterMs = usualStartAfterMs } = options;
   const rid = randomUUID();
   const ending = new AbortController();
+  const tooLate = new AbortController();
   let start: Promise<void> | undefined;
   const tellStart = (how: Patience) => {
-    const sent = attempt((signal) => call(place(url, "/start", rid), { signal }), how, ending.signal);
+    const begun = place(url, "/start", rid);
+    const send = (signal: AbortSignal) => call(begun, { signal: AbortSignal.any([signal, tooLate.signal]) });
+    const sent = attempt(send, how, ending.signal);
     // That it began is told better by how it ends; a monitor that is away shows then.
     start = sent.catch(() => {});
     return start;
@@ -49,7 +55,9 @@ export function startHeartbeat(options: HeartbeatOptions): Heartbeat {
       if (exit === lockedExit && start === undefined) return false;
       ending.abort();
       // In this order: a start that came behind the end would begin a run that never ends.
+      const grace = setTimeout(() => tooLate.abort(), Math.min(startGraceMs, how.timeoutMs));
       await (start ?? tellStart({ ...how, tries: 1 }));
+      clearTimeout(grace);
       const ended = place(url, pathOf(exit), rid);
       const request = exit === 0 ? {} : { method: "POST", body: `exit ${exit ?? "unknown"}: ${message ?? ""}` };
       await attempt((signal) => call(ended, { ...request, signal }), how);
