@@ -2,7 +2,7 @@ import { join } from "node:path";
 import type { SigningKey, TrustedKeys } from "../crypto/sign.ts";
 import { OperatorError } from "../errors.ts";
 import { objectKey, snapshotKey } from "../repository/layout.ts";
-import { ObjectRetained } from "../repository/object-store.ts";
+import { longestRunMs, ObjectRetained } from "../repository/object-store.ts";
 import { mapConcurrently } from "../repository/repository.ts";
 import type { Clock } from "../system/clock.ts";
 import { makePrivateDirectory } from "../system/files.ts";
@@ -198,8 +198,9 @@ async function sweep({ repository, signal, report }: PruneRequest): Promise<void
   }
 }
 
-function problemsOf({ unreadable, remove }: PrunePlan, storeNow: number | null): string[] {
-  const early = storeNow === null ? 0 : remove.filter((one) => !isOver(one, storeNow)).length;
+function problemsOf({ unreadable, condemn, remove }: PrunePlan, storeNow: number | null): string[] {
+  const early = (one: Unused) => storeNow !== null && storeNow - one.modified < longestRunMs;
+  const ahead = storeNow !== null && (condemn.some(early) || remove.some((one) => !isOver(one, storeNow)));
   return [
     ...unreadable.map(({ message }) => message),
     ...(unreadable.length === 0
@@ -207,10 +208,8 @@ function problemsOf({ unreadable, remove }: PrunePlan, storeNow: number | null):
       : [
           "no pack or part was touched, because it is not known what that record refers to: move it out of the repository if it can't be mended",
         ]),
-    ...(early === 0
-      ? []
-      : [
-          `${early} packs and parts stay, because by the store's clock they are younger than by this host's: set the clock right`,
-        ]),
+    ...(ahead
+      ? ["this host's clock is ahead of the store's: set it right; what is old only by it was not removed"]
+      : []),
   ];
 }

@@ -1,10 +1,11 @@
-import { cpSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs";
+import { cpSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { DirectoryStore } from "../../src/repository/directory.ts";
 import { Repository } from "../../src/repository/repository.ts";
 import { verifySealed } from "../../src/verify/sealed.ts";
 import { HandMade, queueFiles } from "../support/hand-made.ts";
+import { age, filesBelow } from "./aged.ts";
 import { type KilledPrune, pruneHere, runKilledPrune } from "./killed-prune.ts";
 
 /*
@@ -93,19 +94,4 @@ function deathsAt(names: readonly string[], nth: number): boolean[] {
   const changes = (name: string | undefined) => name === "put" || name === "remove";
   if (changes(names[nth - 1])) return [false, true];
   return nth === 1 || changes(names[nth - 2]) ? [false] : [];
-}
-
-/** Let everything in the directory be three days older. */
-function age(directory: string): void {
-  for (const name of filesBelow(directory)) {
-    const path = join(directory, name);
-    const time = statSync(path).mtimeMs / 1000 - 3 * 86_400;
-    utimesSync(path, time, time);
-  }
-}
-
-function filesBelow(directory: string): string[] {
-  return readdirSync(directory, { recursive: true, encoding: "utf8" })
-    .filter((name) => statSync(join(directory, name)).isFile())
-    .sort();
 }

@@ -190,8 +190,14 @@ describe("prune", () => {
     const ahead = { ...place.store.clock, now: () => place.store.now + 30 * day };
     const report = await place.prune({ clock: ahead });
     expect(report.removed).toMatchObject({ packs: 0 });
-    expect(report.problems).toEqual([expect.stringContaining("set the clock right")]);
+    expect(report.problems).toEqual([expect.stringContaining("ahead of the store's: set it right")]);
     expect(await place.objects()).toEqual([4, 4]);
+    await place.repository.putPack(digestOf(Buffer.from("under way")).digest, Buffer.from("under way"));
+    expect(await place.prune({ clock: ahead })).toMatchObject({
+      removed: { packs: 0 },
+      problems: [expect.any(String)],
+    });
+    expect((await place.prune()).problems).toEqual([]);
   });
 
   test("touches no pack while a record can't be read, and says which", async () => {
