@@ -134,6 +134,27 @@ export function buildProgram(perform: Perform) {
     .option("--dry-run", "say what would be done, touch nothing")
     .addHelpText("after", examples("spoolsafe backup", "spoolsafe backup --mode freeze --tag before-move"))
     .action((options) => start(async (context) => (await import("./commands/backup.ts")).run(context, options)));
+  const schedule = program
+    .command("schedule")
+    .description("Run the jobs of [schedule] when they are due.")
+    .addHelpText("after", examples("spoolsafe schedule next", "spoolsafe schedule run", "spoolsafe schedule install"));
+  schedule
+    .command("run")
+    .description("Run them, until SIGTERM; what was missed while it was not running is made up once.")
+    .action(() => start(async (context) => (await import("./commands/schedule-run.ts")).run(context)));
+  schedule
+    .command("next")
+    .description("Show what is due when, in the schedule's time zone.")
+    .action(() => start(async (context) => (await import("./commands/schedule-next.ts")).run(context)));
+  schedule
+    .command("install")
+    .description("Write systemd units: the schedule, and for the boot of a mail server. Replaces nothing but its own.")
+    .option("--timers", "a timer for each job, and no daemon")
+    .option("--directory <dir>", "where units go (default: /etc/systemd/system)")
+    .addHelpText("after", examples("spoolsafe schedule install", "spoolsafe schedule install --timers"))
+    .action((options) =>
+      start(async (context) => (await import("./commands/schedule-install.ts")).run(context, options)),
+    );
   program
     .command("prune")
     .description("Remove snapshots that retention does not keep, and what nothing needs any more. Needs no identity.")

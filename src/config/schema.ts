@@ -2,6 +2,7 @@ import { isAbsolute } from "node:path";
 import ms from "ms";
 import { z } from "zod";
 import { relayOf } from "../alerts/mail.ts";
+import { expressionProblem } from "../schedule/expression.ts";
 
 /** What the table says of an option beside its type. */
 export interface OptionAbout {
@@ -58,6 +59,10 @@ const rate = text.transform((value, context) => {
   return parsed ?? z.NEVER;
 });
 const timezone = text.refine(isTimezone, { error: 'must be a time zone such as "Europe/Paris"' });
+const cron = text.superRefine((value, context) => {
+  const message = expressionProblem(value);
+  if (message !== undefined) context.addIssue({ code: "custom", message });
+});
 const lockDays = count.refine((days) => days === 0, { error: "object lock is not supported yet; only 0 is possible" });
 
 const repository = {
@@ -164,10 +169,10 @@ export const sections = {
   },
   schedule: {
     timezone: optional(timezone, "Europe/Paris", "Time zone of the cron expressions; default: the host's."),
-    backup: optional(text, "0 2 * * *", "Cron expression; a job without one does not run."),
-    verify: optional(text, "30 4 * * 0", "Deep where an identity is readable, else sealed."),
-    drill: optional(text, "0 5 1 * *", "Needs an identity."),
-    prune: optional(text, "0 6 * * *", "Apply retention."),
+    backup: optional(cron, "0 2 * * *", "Cron expression; a job without one does not run."),
+    verify: optional(cron, "30 4 * * 0", "Deep where an identity is readable, else sealed."),
+    drill: optional(cron, "0 5 1 * *", "Needs an identity."),
+    prune: optional(cron, "0 6 * * *", "Apply retention."),
     catch_up: setting(duration, "24h", "A run missed by less than this is made up once."),
     jitter: setting(duration, "5m", "Start up to this much later, always the same on one host."),
   },

@@ -18,6 +18,7 @@ const commands = [
   "doctor",
   "key",
   "backup",
+  "schedule",
   "prune",
   "snapshots",
   "ls",
