@@ -2,7 +2,7 @@
 # Make a fresh clone ready: npm packages, Debian packages, dist/. Does what is missing and nothing else.
 #
 #   setup.sh                 npm packages, dist/, and what Spoolsafe itself is used with: postfix age zstd
-#   setup.sh --tests         and what only the tests need: two object stores, openssl, zsh, fish
+#   setup.sh --tests         and what only the tests need: two object stores, openssl, zsh, fish, promtool, munin-run, visudo
 #   setup.sh --no-packages   npm packages and dist/ only
 #
 # Debian packages need root and apt-get. Without those it says what is missing and how to install it, and goes on: tests
@@ -15,9 +15,9 @@ export PATH
 
 # program:package; postfix and its tools are one package.
 wanted="postfix:postfix age:age zstd:zstd flock:util-linux"
-test_wanted="unshare:util-linux openssl:openssl ps:procps ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw
+test_wanted="unshare:util-linux systemd-analyze:systemd openssl:openssl ps:procps ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw
   swift-proxy-server:swift-proxy swift-account-server:swift-account swift-container-server:swift-container
-  swift-object-server:swift-object zsh:zsh fish:fish"
+  swift-object-server:swift-object zsh:zsh fish:fish promtool:prometheus munin-run:munin-node visudo:sudo"
 policy=/usr/sbin/policy-rc.d
 policy_mark="# Made by Spoolsafe's scripts/setup.sh for the time of an installation; remove it if no installation runs."
 
@@ -109,7 +109,13 @@ install() {
     # Debian's default would listen on every interface after the next boot.
     *" postfix "*) echo "postfix postfix/main_mailer_type select Local only" | debconf-set-selections ;;
   esac
-  apt_get install -q -y --no-install-recommends $missing
+  apt_get install -q -y --no-install-recommends $missing || return 1
+  # Wanted for their tools alone: from the next boot on they would listen on every interface.
+  for service in prometheus munin-node; do
+    case " $missing " in
+      *" $service "*) systemctl disable "$service" > "$log" 2>&1 || true ;;
+    esac
+  done
 }
 
 apt_get() {

@@ -1,4 +1,4 @@
-import { accessSync, constants } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { errnoOf, OperatorError } from "../errors.ts";
@@ -62,7 +62,7 @@ export function lookAround(look: LocalLook): StatusFacts {
 /** A state directory that is not there yet is one in which nothing happened. */
 function requireReadable(stateDirectory: string): void {
   try {
-    accessSync(stateDirectory, constants.R_OK | constants.X_OK);
+    readdirSync(stateDirectory);
   } catch (error) {
     const code = errnoOf(error);
     if (code === "EACCES") throw mayNotRead(stateDirectory, error);

@@ -13,9 +13,13 @@ export type Need =
   | "flock"
   | "ceph"
   | "swift"
+  | "systemd"
   | "chromium"
   | "zsh"
   | "fish"
+  | "promtool"
+  | "munin-run"
+  | "visudo"
   | "mount"
   | "mount-namespace"
   | "pid-namespace";
@@ -55,9 +59,16 @@ const checks: Record<Need, Check> = {
       programs("swift-proxy-server", "swift-account-server", "swift-container-server", "swift-object-server"),
     remedy: "apt-get install --no-install-recommends swift-proxy swift-account swift-container swift-object",
   },
+  systemd: {
+    present: () => programs("systemd-analyze", "systemd-notify"),
+    remedy: "apt-get install --no-install-recommends systemd",
+  },
   chromium: { present: () => programs("chromium") || programs("chromium-browser"), remedy: "apt-get install chromium" },
   zsh: { present: () => programs("zsh"), remedy: "apt-get install zsh" },
   fish: { present: () => programs("fish"), remedy: "apt-get install fish" },
+  promtool: { present: () => programs("promtool"), remedy: "apt-get install --no-install-recommends prometheus" },
+  "munin-run": { present: () => programs("munin-run"), remedy: "apt-get install --no-install-recommends munin-node" },
+  visudo: { present: () => programs("visudo"), remedy: "apt-get install sudo" },
   mount: {
     present: () => isRoot() && mayUnshare("--mount"),
     remedy: "run the tests as root, where mounting is allowed",
