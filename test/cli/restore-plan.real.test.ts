@@ -236,6 +236,35 @@ describe.skipIf(!needs("root", "postfix"))("beside mail that is on its way", () 
   });
 });
 
+describe.skipIf(!needs("root", "postfix"))("a plan that is being carried out", () => {
+  test("and killed then is finished by the same command: everything once", async () => {
+    await using made = await HandMade.make();
+    await using target = await PrivatePostfix.create({ main: long });
+    const operator = new Operator(made, "mx2.test");
+    await made.take({ messages: Array.from({ length: 300 }, (_, number) => letter(number)), over: takenAt });
+    const plan = join(made.directory, "plan.json");
+    const restore = ["restore", "latest", "--into", target.configDirectory];
+    expect((await operator.run([...restore, "--merge", "--plan", plan])).code).toBe(0);
+    const runs = join(operator.stateDirectory, "runs");
+    const isPlacing = () =>
+      (existsSync(runs) ? readdirSync(runs) : []).some((run) =>
+        readFileSync(join(runs, run, "journal.jsonl"), "utf8").includes('{"type":"placing"}'),
+      );
+    const killed = await operator.run([...restore, "--apply", plan], {
+      meanwhile: (child) => {
+        const timer = setInterval(() => isPlacing() && child.kill("SIGKILL"), 2);
+        child.on("close", () => clearInterval(timer));
+      },
+    });
+    expect(killed.signal).toBe("SIGKILL");
+    const done = await operator.run([...restore, "--apply", plan, "--json"]);
+    expect({ code: done.code, ...last(done) }).toMatchObject({ code: 0, restored: 300, unproven: [] });
+    expect(done.json.filter(({ type }) => type === "resumed")).toHaveLength(1);
+    const files = target.files("hold").map((path) => readQueueFile(bufferSource(readFileSync(path))).sender);
+    expect(files.sort()).toEqual(Array.from({ length: 300 }, (_, number) => `s${number}@a.test`).sort());
+  });
+});
+
 describe.skipIf(!needs("root", "postfix"))("a dry run", () => {
   let made: HandMade;
   let operator: Operator;

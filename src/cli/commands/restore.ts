@@ -117,7 +117,11 @@ function readPlan(
   configDirectory: string,
 ): StoredPlan {
   const { plan, digest } = parsePlan(textOf(resolve(cwd, file)), file);
-  const wrong = (what: string, is: string) => new OperatorError("refused", `the plan ${file} is ${what}, not ${is}`);
+  const words = [plan.snapshot.slice(0, 12), "--into", plan.configDirectory, "--apply", file];
+  const wrong = (what: string, is: string) =>
+    new OperatorError("refused", `the plan ${file} is ${what}, not ${is}`, {
+      hints: [`to carry out the plan: spoolsafe restore ${words.map(quoted).join(" ")}`],
+    });
   if (plan.snapshot !== signed.id) {
     throw wrong(`of snapshot ${plan.snapshot.slice(0, 12)}`, `of ${signed.id.slice(0, 12)}`);
   }
