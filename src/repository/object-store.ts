@@ -62,7 +62,7 @@ export class ObjectRetained extends OperatorError {
   /** When the lock ends, milliseconds since 1970; null where the store does not say. */
   readonly until: number | null;
 
-  constructor(key: string, until: number | null, cause: unknown) {
+  constructor(key: string, until: number | null, cause?: unknown) {
     super(
       "store-failed",
       `${key} is locked by the store${until === null ? "" : ` until ${new Date(until).toISOString()}`}`,

@@ -53,14 +53,6 @@ export function isUnsupported({ name, status }: S3Failure): boolean {
   return status === 501 || name === "NotImplemented";
 }
 
-/**
- * The server may refuse for a lock. There is no error code of its own for that: AWS and Ceph say AccessDenied, as for missing
- * rights, MinIO says InvalidRequest or ObjectLocked.
- */
-export function mayBeLocked({ status }: S3Failure): boolean {
-  return status === 403 || status === 400;
-}
-
 export interface S3Place {
   readonly url: string;
   readonly bucket: string;

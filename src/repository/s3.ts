@@ -7,7 +7,7 @@ import { bodyBytes, bodyChunks } from "./body.ts";
 import { parseObjectKey } from "./layout.ts";
 import { type ObjectBody, ObjectRetained, type ObjectStore, type StoredObject, staleAfterMs } from "./object-store.ts";
 import { connect, type S3Connection, type S3Settings, type S3Timing } from "./s3-client.ts";
-import { explain, failureOf, isConflict, isMissingKey, isTaken, isUnsupported, mayBeLocked } from "./s3-errors.ts";
+import { explain, failureOf, isConflict, isMissingKey, isTaken, isUnsupported } from "./s3-errors.ts";
 
 export interface S3StoreOptions extends S3Settings {
   readonly timing?: S3Timing;
@@ -102,24 +102,26 @@ export class S3Store implements ObjectStore {
     }
   }
 
+  /**
+   * A locked object is not even asked for: where versions are kept, the answer to that is a success and a marker that hides the
+   * object, which stays; and some servers that know locks only by name destroy it.
+   */
   async remove(key: string, signal?: AbortSignal): Promise<void> {
+    const head = await this.#head(key, signal);
+    const until = head?.ObjectLockRetainUntilDate?.getTime() ?? 0;
+    if (head?.ObjectLockLegalHoldStatus === "ON") throw new ObjectRetained(key, null);
+    if (until > (this.#options.now?.() ?? Date.now())) throw new ObjectRetained(key, until);
+    await this.#delete(key, signal);
+  }
+
+  async #delete(key: string, signal: AbortSignal | undefined): Promise<void> {
     await this.#request(`remove ${key}`, signal, async ({ client, sdk }, options) => {
       try {
         await client.send(new sdk.DeleteObjectCommand(this.#at(key)), options);
       } catch (error) {
-        if (isMissingKey(failureOf(error))) return;
-        const lock = mayBeLocked(failureOf(error)) ? await this.#lockOf(key, signal) : undefined;
-        throw lock === undefined ? error : new ObjectRetained(key, lock.until, new Error(failureOf(error).message));
+        if (!isMissingKey(failureOf(error))) throw error;
       }
     });
-  }
-
-  /** The lock of an object, undefined for one that has none or whose lock these credentials may not see. */
-  async #lockOf(key: string, signal: AbortSignal | undefined): Promise<{ until: number | null } | undefined> {
-    const head = await this.#head(key, signal).catch(() => undefined);
-    const until = head?.ObjectLockRetainUntilDate?.getTime() ?? 0;
-    if (head?.ObjectLockLegalHoldStatus === "ON") return { until: null };
-    return until > Date.now() ? { until } : undefined;
   }
 
   /** Aborts multipart uploads of packs and parts below our prefix that were begun more than 48 hours ago. */
@@ -168,7 +170,7 @@ export class S3Store implements ObjectStore {
   /** The server named no digest we know, so the bytes themselves are compared; wrong ones are taken away again. */
   async #readBack(key: string, sha256: string, signal: AbortSignal | undefined): Promise<void> {
     if ((await this.#digestOf(key, signal)) === sha256) return;
-    await this.remove(key, signal);
+    await this.#delete(key, signal);
     throw new OperatorError("store-failed", `${key} read back from ${this.url} is not what was sent`, {
       hints: ["the store damages what it is given: do not trust it with backups until its maker explains that"],
     });

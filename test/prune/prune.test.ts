@@ -230,7 +230,7 @@ describe("prune", () => {
     place.store.faults = {
       before: ({ name, key }) => {
         if (!locked || name !== "remove") return;
-        if (key.includes(`-${place.ids[1]}`)) throw new ObjectRetained(key, null, undefined);
+        if (key.includes(`-${place.ids[1]}`)) throw new ObjectRetained(key, null);
       },
     };
     const first = await place.prune();
