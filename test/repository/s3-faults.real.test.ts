@@ -39,6 +39,11 @@ describe.skipIf(!needs("ceph")).concurrent("between us and Ceph", () => {
     destroyScratch(scratch);
   });
 
+  // A busy machine is silent for a while, too; where silence is what a test is about, it is a short one.
+  const patient = { connectMs: 5000, silenceMs: 10_000, answerMs: 20_000, attempts: 3 };
+  const impatient = { connectMs: 500, silenceMs: 500, answerMs: 5000, attempts: 3 };
+  const silent = { ...patient, silenceMs: 2000 };
+
   /** The way of one test to a bucket of its own, with the faults it wants on it. */
   class Way implements AsyncDisposable {
     readonly proxy: FaultyProxy;
@@ -60,7 +65,7 @@ describe.skipIf(!needs("ceph")).concurrent("between us and Ceph", () => {
         prefix: randomBytes(6).toString("hex"),
         endpoint: this.proxy.endpoint,
         credentialsFile,
-        timing: { connectMs: 500, silenceMs: 1000, answerMs: 5000, attempts: 3 },
+        timing: patient,
         ...over,
       });
       this.opened.push(store);
@@ -107,7 +112,7 @@ describe.skipIf(!needs("ceph")).concurrent("between us and Ceph", () => {
       ["a silence", { kind: "silence" }],
     ] as const)("%s during a put", async (_, fault) => {
       await using way = await Way.open();
-      const store = way.store();
+      const store = way.store({ timing: fault.kind === "silence" ? silent : patient });
       way.hit(2, isPut, fault);
       await put(store);
       expect((await store.get(key)).equals(small)).toBe(true);
@@ -138,7 +143,7 @@ describe.skipIf(!needs("ceph")).concurrent("between us and Ceph", () => {
       ["that goes silent", { kind: "stall-body", afterBytes: 40_000 }],
     ] as const)("a body %s is read on from where it ended", async (_, fault) => {
       await using way = await Way.open();
-      const store = way.store();
+      const store = way.store({ timing: fault.kind === "stall-body" ? silent : patient });
       await put(store);
       way.hit(2, isGet, fault);
       expect((await store.get(key)).equals(small)).toBe(true);
@@ -191,11 +196,11 @@ describe.skipIf(!needs("ceph")).concurrent("between us and Ceph", () => {
     for (const [way, fault, message, hint] of ways) {
       test.each(calls)(`the server answers ${way} to %s`, async (_, call) => {
         await using way = await Way.open();
-        const store = way.store();
+        const store = way.store({ timing: fault?.kind === "silence" ? impatient : patient });
         way.hit(1000, () => true, fault);
         const started = performance.now();
         const error = await failure(call(store));
-        expect(performance.now() - started).toBeLessThan(10_000);
+        expect(performance.now() - started).toBeLessThan(20_000);
         expect(error.kind).toBe("store-failed");
         expect(error.message).toContain(store.url);
         expect(error.message).toMatch(message);
@@ -239,7 +244,7 @@ describe.skipIf(!needs("ceph")).concurrent("between us and Ceph", () => {
       await new Promise<void>((resolve) => mute.listen(0, "127.0.0.1", resolve));
       const address = mute.address();
       const port = typeof address === "object" ? address?.port : 0;
-      const error = await failure(put(way.store({ endpoint: `http://127.0.0.1:${port}` })));
+      const error = await failure(put(way.store({ endpoint: `http://127.0.0.1:${port}`, timing: impatient })));
       expect(error.hints.join()).toContain("does not answer");
       for (const socket of sockets) socket.destroy();
       mute.close();
