@@ -97,7 +97,7 @@ function guardsOf(pid: number): number[] {
 
 describe.skipIf(!supported).concurrent("filling a queue", () => {
   test.each([{}, { longIds: true, hashQueueDepth: 2 }])("mixed states, all of it real mail: %o", async (options) => {
-    await using sink = await mixedSink({ slowMs: 5000 });
+    await using sink = await mixedSink({ slowMs: 8000 });
     await using postfix = await PrivatePostfix.start({ ...options, sink });
     const mixed = await fillMixed(postfix, { messages: 60 });
     expect(mixed.all).toHaveLength(60);

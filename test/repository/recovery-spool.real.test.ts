@@ -24,7 +24,7 @@ describe.skipIf(!supported).concurrent("a queue of mixed states", () => {
   const script = () => join(site.directory, "recover.sh");
 
   beforeAll(async () => {
-    sink = await mixedSink({ slowMs: 3000 });
+    sink = await mixedSink({ slowMs: 6000 });
     site = await Site.make();
     source = await PrivatePostfix.start({ sink });
     mixed = await fillMixed(source, { messages: 60 });
@@ -101,8 +101,7 @@ describe.skipIf(!supported).concurrent("a queue of mixed states", () => {
     await recover("unpack", "work-start");
     await recover("spool", "work-start", { CONFIG: target.configDirectory });
     const held = before.filter(({ queue }) => queue === "hold").length;
-    sink.set("defer.test", {});
-    sink.set("bounce.test", {});
+    for (const domain of ["defer.test", "bounce.test", "slow.test"]) sink.set(domain, {});
     await target.start();
     await target.flush();
     await until(
