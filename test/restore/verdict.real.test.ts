@@ -17,7 +17,7 @@ import {
 import type { MessageEntry } from "../../src/snapshot/manifest.ts";
 import { ContentFilter, type FilterAnswer } from "../support/content-filter.ts";
 import { needs } from "../support/needs.ts";
-import { type PostfixOptions, PrivatePostfix, plainLetter } from "../support/postfix.ts";
+import { type PostfixOptions, PrivatePostfix, plainLetter, until } from "../support/postfix.ts";
 import { chooseSeed, Random } from "../support/random.ts";
 import { killQuietly, processesOf } from "../support/scratch.ts";
 import { Sink } from "../support/sink.ts";
@@ -163,11 +163,24 @@ function mistakes(primary: Primary, { messages }: Judgement, deleted: ReadonlySe
       const returned = recipient.address.endsWith("@bounce.test") && primary.noticed(message.sender);
       const wrong =
         (verdict === "deliver" && (got > 0 || deleted.has(message.queueId))) ||
-        (verdict === "done" && got < targets.length && !returned) ||
+        (verdict === "done" && got < targets.length && !returned && !isToCome(messages, message, recipient.address)) ||
         (verdict === "deleted" && !deleted.has(message.queueId));
       if (!wrong) return [];
       return [`${message.queueId} ${recipient.address} ${verdict}, got ${got}: ${reason}; ${evidence ?? ""}`];
     }),
+  );
+}
+
+/** Whether the snapshot has the same mail under another id as well, from behind a filter, and it is not done there. */
+function isToCome(messages: Judgement["messages"], one: MessageEntry, address: string): boolean {
+  return messages.some(
+    ({ message, recipients }) =>
+      message.queueId !== one.queueId &&
+      message.messageId === one.messageId &&
+      message.recipients.some((recipient, index) => {
+        const verdict = recipients[index]?.verdict;
+        return recipient.address === address && (verdict === "deliver" || verdict === "in-doubt");
+      }),
   );
 }
 
@@ -265,7 +278,7 @@ describe.skipIf(!needs("root", "postfix"))("verdicts from the log of a killed pr
     async (answer) => {
       await using primary = await Primary.start(seed, {}, answer);
       await primary.send(60, ["later", "much-later", "defer"]);
-      await delay(1000);
+      await until(() => primary.postfix.files("deferred").length > 20, { what: "deferred mail" });
       const taken = await primary.snapshot();
       const queued = taken.messages.map(({ queueId }) => queueId);
       const requeued = queued.filter(() => primary.random.next() < 0.3);
