@@ -12,6 +12,7 @@ import {
 import { basename, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { bufferSource, readQueueFile } from "../../src/postfix/queue-file.ts";
+import { formatPlan, parsePlan } from "../../src/restore/plan-file.ts";
 import { HandMade, queueFiles } from "../support/hand-made.ts";
 import { needs } from "../support/needs.ts";
 import { PrivatePostfix } from "../support/postfix.ts";
@@ -117,6 +118,8 @@ describe.skipIf(!needs("root", "postfix", "mount"))("a plan that is signed off",
       kind: "usage",
       message: `${plan}: it was changed after it was written`,
     });
+    writeFileSync(plan, formatPlan({ ...parsePlan(text, plan).plan, spoolsafe: "0.0.0" }).text);
+    expect(last(await apply()).message).toMatch(`the plan ${plan} was made by spoolsafe 0.0.0, and this is `);
     writeFileSync(plan, text);
     const elsewhere = ["restore", snapshot, "--into", "/etc/postfix", "--apply", plan, "--json"];
     expect(last(await operator.run(elsewhere)).message).toBe(

@@ -117,6 +117,15 @@ function readPlan(
   configDirectory: string,
 ): StoredPlan {
   const { plan, digest } = parsePlan(textOf(resolve(cwd, file)), file);
+  if (plan.spoolsafe !== version) {
+    throw new OperatorError(
+      "refused",
+      `the plan ${file} was made by spoolsafe ${plan.spoolsafe}, and this is ${version}`,
+      {
+        hints: ["another version may mean something else by it: make it again with --plan, and have it signed off"],
+      },
+    );
+  }
   const words = [plan.snapshot.slice(0, 12), "--into", plan.configDirectory, "--apply", file];
   const wrong = (what: string, is: string) =>
     new OperatorError("refused", `the plan ${file} is ${what}, not ${is}`, {
