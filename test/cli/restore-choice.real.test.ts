@@ -80,6 +80,13 @@ describe.skipIf(!needs("root", "postfix"))("--only", () => {
       ["<4@a.test> other@sink.test", 1],
       ["<4@a.test> wanted@sink.test", 1],
     ]);
+    // Another host's copy of it, as it is when that host received a restore and was backed up.
+    await made.take({
+      messages: [letter(4, { queueId: "5B00C162119" }, recipients)],
+      over: { ...takenAt, host: "mx9.test" },
+    });
+    const copy = await restore("--host", "mx9.test", "--dry-run", "--json");
+    expect(copy.json[0]).toMatchObject({ type: "planned", queueId: "5B00C162119", recipients: ["third@sink.test"] });
   });
 });
 
