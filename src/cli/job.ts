@@ -2,14 +2,16 @@ import { OperatorError } from "../errors.ts";
 import { type JobDetail, type JobName, recordEnd, recordStart, type StartedRun } from "../jobs/record.ts";
 import { startAlerts } from "./alerting.ts";
 import type { Context } from "./context.ts";
+import { refreshTextfile } from "./status-textfile.ts";
 
 /** Leave small facts about this run for status and alerts; they are kept if it ends well. */
 export type Leave = (detail: JobDetail) => void;
 
 /**
  * Do the work of an unattended job, whoever started it (daemon, timer, cron, a person), record its start, end and exit
- * code in the state directory, and alert people to what that changes. A record that can't be written and an alert that
- * can't be sent are told of and change neither work nor exit code: what the job did stays true.
+ * code in the state directory, alert people to what that changes, and renew the file for Prometheus where there is one. A
+ * record or file that can't be written and an alert that can't be sent are told of and change neither work nor exit
+ * code: what the job did stays true.
  */
 export async function recorded(
   context: Context,
@@ -26,11 +28,13 @@ export async function recorded(
     });
     end(context, run, exit, detail);
     await alerts.ended({ start: run?.start ?? start, exit, message: null });
+    await refreshTextfile(context);
     return exit;
   } catch (error) {
     const exit = exitOf(context, error);
     end(context, run, exit);
     await alerts.ended({ start: run?.start ?? start, exit, message: messageOf(context, error) });
+    await refreshTextfile(context);
     throw error;
   }
 }

@@ -27,7 +27,6 @@ export async function statusReport(context: Context, choice: StatusChoice): Prom
   const { config, stateDirectory, clock } = context;
   const { instances, unseen } = await instancesHere(context, choice);
   const host = ownName(context, instances);
-  requireOwnHost(context, choice, host);
   const facts = lookAround({
     host,
     stateDirectory,
@@ -71,13 +70,6 @@ async function instancesHere(
 
 function ownName({ config }: Context, [first]: readonly PostfixInstance[]): string {
   return config.host ?? first?.host ?? hostname();
-}
-
-function requireOwnHost({ globals }: Context, { remote }: StatusChoice, own: string): void {
-  if (remote || globals.host === undefined || globals.host === own) return;
-  throw new OperatorError("usage", `what is on this host says nothing of ${globals.host}`, {
-    hints: [`ask the repository: spoolsafe status --remote --host ${globals.host}`],
-  });
 }
 
 const scheduledJobs = ["backup", "verify", "drill", "prune"] as const;

@@ -169,6 +169,20 @@ describe.skipIf(!needs("root", "postfix", "flock"))("status", () => {
     expect(statSync(file).mode & 0o777).toBe(0o644);
     expect(readFileSync(file, "utf8")).toMatch(/^spoolsafe_queue_messages\{.*queue="deferred"\} 3$/m);
     expect((await scene.status("--format", "prometheus", "--write")).code).toBe(2);
+    // The end of a job renews it; a job that fails leaves the time of the last success.
+    const success = /^spoolsafe_backup_last_success_timestamp_seconds\{.*\} (\d+)$/m;
+    const before = success.exec(readFileSync(file, "utf8"))?.[1];
+    const failed = await spoolsafe([
+      "backup",
+      "--config",
+      config,
+      "--repository",
+      `file://${join(scene.scratch, "no")}`,
+    ]);
+    expect(failed.code).toBe(10);
+    const after = readFileSync(file, "utf8");
+    expect(after).toMatch(/^spoolsafe_backup_last_exit_code\{.*\} 10$/m);
+    expect(success.exec(after)?.[1]).toBe(before);
   });
 
   test.skipIf(!needs("promtool"))("is read by Prometheus's own parser, and its rules alarm", async () => {

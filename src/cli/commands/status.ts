@@ -47,6 +47,7 @@ async function answer(
   const choice = { maxAge: maxAge(options.maxAge), allHosts, remote: allHosts || options.remote === true };
   const making = statusReport(context, choice);
   const report = await (format === "nagios" ? inTime(making) : making);
+  requireOwnHost(context, choice, report);
   const exit = report.problems.length === 0 ? 0 : 1;
   switch (format) {
     case "text":
@@ -99,6 +100,13 @@ function requireSense(format: StatusFormat, word: string | undefined, options: S
       hints: ["spoolsafe status --format prometheus --write"],
     });
   }
+}
+
+function requireOwnHost({ globals }: Context, { remote }: StatusChoice, { host }: StatusReport): void {
+  if (remote || globals.host === undefined || globals.host === host) return;
+  throw new OperatorError("usage", `what is on this host says nothing of ${globals.host}`, {
+    hints: [`ask the repository: spoolsafe status --remote --host ${globals.host}`],
+  });
 }
 
 /** Nagios ends a plugin without an answer after ten seconds. */
