@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { access, type FileHandle, link, lstat, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { access, type FileHandle, link, lstat, mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
 import { dirname, join, sep } from "node:path";
 import { pathToFileURL } from "node:url";
 import { errnoOf, OperatorError } from "../errors.ts";
@@ -88,7 +88,9 @@ export class DirectoryStore implements ObjectStore {
     const path = joinInside(this.#root, key);
     await this.#requireRoot(signal);
     if (!(await this.#isThere(path, signal))) return;
-    const removing = rm(path, { force: true }).catch((error) => {
+    // Not rm(), which takes a file that may not be removed for a directory and says so.
+    const removing = unlink(path).catch((error) => {
+      if (errnoOf(error) === "ENOENT") return;
       // What root may not do is kept by an attribute (chattr +i or +a), or by a file system that has locks of its own.
       const locked = errnoOf(error) === "EPERM" && process.getuid?.() === 0;
       throw locked ? new ObjectRetained(key, null, error) : error;

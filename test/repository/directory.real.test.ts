@@ -4,6 +4,7 @@ import { chmodSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { DirectoryStore } from "../../src/repository/directory.ts";
+import { ObjectRetained } from "../../src/repository/object-store.ts";
 import { digestOf } from "../../src/system/digest.ts";
 import { run } from "../../src/system/exec.ts";
 import { failure, gather } from "../contract/object-store.ts";
@@ -84,5 +85,25 @@ describe.skipIf(!needs("root"))("a directory another user owns", () => {
     expect(error.kind).toBe("store-failed");
     expect(error.message).toMatch(message);
     expect(error.hints).toEqual([`this user may not do that: run as root, or as the owner of ${root}`]);
+  });
+});
+
+describe.skipIf(!needs("root"))("a directory with a file nobody may change", () => {
+  const scratch = makeScratch();
+  afterAll(() => destroyScratch(scratch));
+
+  test("tells that the store keeps it, as a locked object", async (context) => {
+    const store = new DirectoryStore(join(scratch, "repository"));
+    await store.prepare();
+    await store.put("packs/ab/1", bytes, sha256);
+    const path = join(scratch, "repository/packs/ab/1");
+    if (spawnSync("chattr", ["+i", path]).status !== 0) context.skip("this file system has no such attribute");
+    try {
+      expect(await failure(store.remove("packs/ab/1"))).toBeInstanceOf(ObjectRetained);
+    } finally {
+      spawnSync("chattr", ["-i", path]);
+    }
+    await store.remove("packs/ab/1");
+    expect(await gather(store.list(""))).toEqual([]);
   });
 });
