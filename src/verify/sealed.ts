@@ -56,7 +56,20 @@ export async function verifySealed(request: SealedRequest): Promise<SealedReport
   const packs = await checkObjects(request, snapshots, tell);
   const seen = await checkChain(request, tell);
   const messages = snapshots.reduce((sum, { snapshot }) => sum + snapshot.messages.total, 0);
-  return { level: "sealed", snapshots: request.refs.length, packs, messages, damaged, seen };
+  const left = await withoutPruned(request, damaged);
+  return { level: "sealed", snapshots: request.refs.length, packs, messages, damaged: left, seen };
+}
+
+/** What a prune elsewhere has taken away while we looked is no damage: its record is not there now, and a trusted removal lists it. */
+async function withoutPruned(
+  { repository, trusted, signal }: SealedRequest,
+  damaged: readonly Damage[],
+): Promise<Damage[]> {
+  if (!damaged.some(({ snapshot }) => snapshot !== null)) return [...damaged];
+  const there = new Set((await repository.snapshotRefs(signal)).map(({ id }) => id));
+  const removals = await repository.trustedRemovals(trusted, signal);
+  const removed = new Set(removals.flatMap(({ removal }) => removal.snapshots.map(({ id }) => id)));
+  return damaged.filter(({ snapshot }) => snapshot === null || there.has(snapshot) || !removed.has(snapshot));
 }
 
 type Tell = (damage: Damage) => unknown;

@@ -232,6 +232,23 @@ describe("a sealed verify", () => {
     expect((await verify()).damaged).toEqual([]);
   });
 
+  test.each(["trusted", "stranger"] as const)(
+    "of a snapshot removed while it looks goes by who says so: %s",
+    async (who) => {
+      const ids = await snapshots(4);
+      const path = await recordOf(ids[1] ?? "");
+      store.faults = {
+        before: async ({ name, key: asked }) => {
+          if (name !== "get" || !asked.includes(ids[1] ?? "none")) return;
+          store.faults = {};
+          await remove(who === "trusted" ? key : stranger, ids[1] ?? "", 2);
+          rmSync(path);
+        },
+      };
+      expect((await verify()).damaged.length).toBe(who === "trusted" ? 0 : 2);
+    },
+  );
+
   test("finds a missing tail by what this host has seen", async () => {
     const ids = await snapshots(3);
     await snapshots(2, second);
