@@ -161,9 +161,11 @@ function mistakes(primary: Primary, { messages }: Judgement, deleted: ReadonlySe
       const targets = aliases.get(recipient.address) ?? [recipient.address];
       const got = targets.filter((target) => primary.got(message.messageId, target)).length;
       const returned = recipient.address.endsWith("@bounce.test") && primary.noticed(message.sender);
+      const others = elsewhere(messages, message, recipient.address);
+      const toCome = others.includes("deliver") || others.includes("in-doubt");
       const wrong =
-        (verdict === "deliver" && (got > 0 || deleted.has(message.queueId))) ||
-        (verdict === "done" && got < targets.length && !returned && !isToCome(messages, message, recipient.address)) ||
+        (verdict === "deliver" && (got > 0 || deleted.has(message.queueId) || others.includes("deliver"))) ||
+        (verdict === "done" && got < targets.length && !returned && !toCome) ||
         (verdict === "deleted" && !deleted.has(message.queueId));
       if (!wrong) return [];
       return [`${message.queueId} ${recipient.address} ${verdict}, got ${got}: ${reason}; ${evidence ?? ""}`];
@@ -171,17 +173,15 @@ function mistakes(primary: Primary, { messages }: Judgement, deleted: ReadonlySe
   );
 }
 
-/** Whether the snapshot has the same mail under another id as well, from behind a filter, and it is not done there. */
-function isToCome(messages: Judgement["messages"], one: MessageEntry, address: string): boolean {
-  return messages.some(
-    ({ message, recipients }) =>
-      message.queueId !== one.queueId &&
-      message.messageId === one.messageId &&
-      message.recipients.some((recipient, index) => {
-        const verdict = recipients[index]?.verdict;
-        return recipient.address === address && (verdict === "deliver" || verdict === "in-doubt");
-      }),
-  );
+/** What is said of the same mail under other ids: the snapshot may have it from before and from behind a filter. */
+function elsewhere(messages: Judgement["messages"], one: MessageEntry, address: string): (string | undefined)[] {
+  return messages
+    .filter(({ message }) => message.queueId !== one.queueId && message.messageId === one.messageId)
+    .flatMap(({ message, recipients }) =>
+      message.recipients.flatMap((recipient, index) =>
+        recipient.address === address && !recipient.done ? [recipients[index]?.verdict] : [],
+      ),
+    );
 }
 
 function tally({ messages }: Judgement): Record<string, number> {
