@@ -359,14 +359,21 @@ class Rivals {
   }
 
   async #overlap({ id, claim }: StandingClaim): Promise<Overlap | undefined> {
-    const { repository, key, wanted, overrule = [], signal } = this.#request;
+    const { repository, key, wanted, snapshot, overrule = [], signal } = this.#request;
     const claimant = { ...wanted, writer: key.writer };
-    if (claim.host !== wanted.host || isSameParty(claim, claimant) || overrule.includes(id)) return undefined;
+    if (claim.host !== wanted.host || overrule.includes(id)) return undefined;
+    if (isSameParty(claim, claimant))
+      return isCutAnew(claim, snapshot, wanted.shard) ? { reason: "shares" } : undefined;
     if (!this.#overlaps.has(id)) {
       this.#overlaps.set(id, overlapOf(claimant, claim, await readDigests(repository, claim, signal)));
     }
     return this.#overlaps.get(id);
   }
+}
+
+/** The first claim of a share of a snapshot says into how many it is cut, for the host that made it as well. */
+function isCutAnew(claim: StandingClaim["claim"], snapshot: string, wanted: Claimant["shard"]): boolean {
+  return claim.snapshot === snapshot && claim.shard !== null && wanted !== null && claim.shard.n !== wanted.n;
 }
 
 function claimedBy({ id, claim, overlap }: Rival): OperatorError {

@@ -146,6 +146,25 @@ describe("a run that gives its claim back", () => {
   });
 });
 
+describe("the first claim of a share", () => {
+  test("fixes into how many the snapshot is cut, for the host that made it too", async () => {
+    await claims({ shard: { k: 1, n: 3 } }).take(run, ten.slice(0, 3));
+    const another = "20261124T130000-01234567";
+    expect(await failure(claims({ shard: { k: 1, n: 4 } }).take(another, ten.slice(0, 2)))).toMatchObject({
+      kind: "refused",
+      message: expect.stringContaining("shared out in another way"),
+    });
+    await claims({ shard: { k: 2, n: 3 } }).take(another, ten.slice(3, 6));
+    const later = claims({ shard: { k: 1, n: 4 }, snapshot: digestFrom("a later one") });
+    await later.take("20261124T140000-01234567", ten.slice(6, 8));
+    expect((await standing()).map(({ claim }) => claim.shard)).toEqual([
+      { k: 1, n: 3 },
+      { k: 2, n: 3 },
+      { k: 1, n: 4 },
+    ]);
+  });
+});
+
 describe("a run that keeps part of its claim", () => {
   test("claims the rest and nothing else, with the same words", async () => {
     const shard = { k: 2, n: 3 };
