@@ -27,6 +27,8 @@ export interface PlannedSnapshot extends Candidate {
   readonly writer: string;
   /** A removal record of this host lists it already. */
   readonly announced: boolean;
+  /** Ids of the packs and parts it refers to. */
+  readonly needs: readonly string[];
 }
 
 /** A pack or part no snapshot that stays refers to. */
@@ -69,12 +71,11 @@ export async function planPrune(request: PlanRequest): Promise<PrunePlan> {
   const parts = await repository.listed("part", signal);
   const announced = await ownAnnouncements(request);
   const refs = await repository.snapshotRefs(signal);
-  const { snapshots, damaged } = await repository.loadReadable(refs, signal);
+  const read = readingOf(request, refs, announced, { packs, parts });
+  const { taken, damaged } = await repository.takeReadable(refs, read, signal);
 
-  const candidates = candidatesOf(request, refs, snapshots, announced, { packs, parts });
-  const verdicts = planRetention(candidates, { ...request, longestRunMs });
-  const going = new Set(verdicts.filter(({ kept }) => kept.length === 0).map(({ snapshot }) => snapshot.id));
-  const used = referencesOf(snapshots.filter(({ id }) => !going.has(id)));
+  const verdicts = planRetention(taken, { ...request, longestRunMs });
+  const used = new Set(verdicts.flatMap(({ snapshot, kept }) => (kept.length > 0 ? snapshot.needs : [])));
   const unused = [...unusedOf("pack", packs, used, announced), ...unusedOf("part", parts, used, announced)];
   const unreadable = damaged.map(({ error }) => error);
   return { snapshots: verdicts, unreadable, ...sortOut(unreadable.length > 0 ? [] : unused, request.now) };
@@ -102,17 +103,22 @@ interface Listings {
   readonly parts: ReadonlyMap<string, ListedObject>;
 }
 
-function candidatesOf(
+/** What is kept of a record. Ids are in many records, and in memory once. */
+function readingOf(
   { trusted }: PlanRequest,
   refs: readonly SnapshotRef[],
-  snapshots: readonly SignedSnapshot[],
   announced: Announcements,
   { packs, parts }: Listings,
-): PlannedSnapshot[] {
+): (signed: SignedSnapshot) => PlannedSnapshot {
   const written = new Map(refs.map(({ id, modified }) => [id, modified]));
+  const once = new Map<string, string>();
+  const same = (id: string) => {
+    if (!once.has(id)) once.set(id, id);
+    return once.get(id) ?? id;
+  };
   const has = (listing: ReadonlyMap<string, ListedObject>, all: readonly ObjectReference[]) =>
     all.every(({ id, bytes }) => listing.get(id)?.bytes === bytes);
-  return snapshots.map(({ id, key, line, signature, snapshot }) => ({
+  return ({ id, key, line, signature, snapshot }) => ({
     id,
     host: snapshot.host,
     writer: snapshot.writer,
@@ -122,17 +128,8 @@ function candidatesOf(
     trusted: trusted.check(key, line, signature) === "trusted",
     whole: has(packs, snapshot.packs) && has(parts, snapshot.parts),
     announced: announced.has(id),
-  }));
-}
-
-/** Ids of all packs and parts snapshots refer to, whoever has signed them. */
-export function referencesOf(snapshots: readonly SignedSnapshot[]): Set<string> {
-  const used = new Set<string>();
-  for (const { snapshot } of snapshots) {
-    for (const { id } of snapshot.packs) used.add(id);
-    for (const { id } of snapshot.parts) used.add(id);
-  }
-  return used;
+    needs: [...snapshot.packs, ...snapshot.parts].map((object) => same(object.id)),
+  });
 }
 
 function unusedOf(

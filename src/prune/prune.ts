@@ -7,15 +7,7 @@ import { mapConcurrently } from "../repository/repository.ts";
 import type { Clock } from "../system/clock.ts";
 import { makePrivateDirectory } from "../system/files.ts";
 import { type HeldLock, tryLock } from "../system/lock.ts";
-import {
-  isOver,
-  type PlannedSnapshot,
-  type PlanRequest,
-  type PrunePlan,
-  planPrune,
-  referencesOf,
-  type Unused,
-} from "./plan.ts";
+import { isOver, type PlannedSnapshot, type PlanRequest, type PrunePlan, planPrune, type Unused } from "./plan.ts";
 
 /** What the prune tells while it runs. */
 export type PruneEvent =
@@ -152,9 +144,16 @@ class Work {
   async removeObjects(over: readonly Unused[]): Promise<void> {
     if (over.length === 0) return;
     const { repository, signal } = this.#request;
-    const { snapshots, damaged } = await repository.loadReadable(await repository.snapshotRefs(signal), signal);
+    const used = new Set<string>();
+    const refs = await repository.snapshotRefs(signal);
+    const { damaged } = await repository.takeReadable(
+      refs,
+      ({ snapshot }) => {
+        for (const { id } of [...snapshot.packs, ...snapshot.parts]) used.add(id);
+      },
+      signal,
+    );
     for (const { error } of damaged) throw error;
-    const used = referencesOf(snapshots);
     await mapConcurrently(
       over.filter(({ id }) => !used.has(id)),
       width,

@@ -134,19 +134,34 @@ export class Repository {
     refs: readonly RecordPlace[],
     signal?: AbortSignal,
   ): Promise<{ readonly snapshots: SignedSnapshot[]; readonly damaged: DamagedRecord[] }> {
-    const loaded = await mapConcurrently(refs, 8, (ref) =>
-      this.load(ref, signal).catch((error): DamagedRecord => {
-        if (error instanceof OperatorError && error.kind === "damaged") return { ref, error };
-        throw error;
-      }),
-    );
-    return {
-      snapshots: loaded.filter((each) => "snapshot" in each),
-      damaged: await this.#stillThere(
-        loaded.filter((each) => "error" in each),
-        signal,
-      ),
-    };
+    const { taken, damaged } = await this.takeReadable(refs, (signed) => signed, signal);
+    return { snapshots: taken, damaged };
+  }
+
+  /**
+   * `loadReadable` that keeps of each record only what is taken from it: those of a month of snapshots every ten minutes would
+   * take a gigabyte.
+   */
+  async takeReadable<T>(
+    refs: readonly RecordPlace[],
+    take: (signed: SignedSnapshot) => T,
+    signal?: AbortSignal,
+  ): Promise<{ readonly taken: T[]; readonly damaged: DamagedRecord[] }> {
+    const taken: T[] = [];
+    const failed: DamagedRecord[] = [];
+    const loaded = await mapConcurrently(refs, 8, async (ref) => {
+      try {
+        return { value: take(await this.load(ref, signal)) };
+      } catch (error) {
+        if (!(error instanceof OperatorError) || error.kind !== "damaged") throw error;
+        return { ref, error };
+      }
+    });
+    for (const each of loaded) {
+      if ("value" in each) taken.push(each.value);
+      else failed.push(each);
+    }
+    return { taken, damaged: await this.#stillThere(failed, signal) };
   }
 
   async #stillThere(damaged: DamagedRecord[], signal: AbortSignal | undefined): Promise<DamagedRecord[]> {
