@@ -99,16 +99,14 @@ function jobStatus(record: JobRecord, { schedule, scheduledSince, clock }: Local
   };
 }
 
-/** So long a run may take, or wait for a lock, without being called missed. */
+/** Jobs that are due every few minutes may take longer than that, or wait for a lock. */
 const graceMs = 60 * 60 * 1000;
 
 /** One run may be late or still at work; when the next one is due as well and neither succeeded, it is missed. */
 function missedSince(record: JobRecord, { due }: ScheduledJob, scheduledSince: number, now: number): string | null {
   const [, before] = due;
-  const good = record.lastSuccess === null ? Number.NEGATIVE_INFINITY : Date.parse(record.lastSuccess);
-  if (before === undefined || before < scheduledSince || good >= before || now - Math.max(good, before) < graceMs) {
-    return null;
-  }
+  const good = record.lastSuccess === null ? scheduledSince : Date.parse(record.lastSuccess);
+  if (before === undefined || before < scheduledSince || good >= before || now - good < graceMs) return null;
   return new Date(before).toISOString();
 }
 

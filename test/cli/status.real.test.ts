@@ -1,5 +1,14 @@
 import { spawn, spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { builtProgram, spoolsafe } from "../support/cli.ts";
@@ -30,7 +39,7 @@ class Scene implements AsyncDisposable {
 
   static async make(): Promise<Scene> {
     const rests = { minimal_backoff_time: "1h", maximal_backoff_time: "2h", queue_run_delay: "1h" };
-    const postfix = await PrivatePostfix.start({ name: "postfix-mx", main: rests });
+    const postfix = await PrivatePostfix.start({ name: "postfix-mx", longIds: true, main: rests });
     const letters = Array.from({ length: 4 }, () => plainLetter({ recipients: ["somebody@nowhere.test"] }));
     const [first] = await postfix.submit(letters);
     await postfix.settled();
@@ -84,6 +93,9 @@ describe.skipIf(!needs("root", "postfix", "flock"))("status", () => {
       lastBackup: { messages: 4 },
       instances: [{ name: "postfix-mx", messages: { total: 4, deferred: 3, hold: 1 }, deferredShare: 0.75 }],
     });
+    const { instances } = told.json[0] as { instances: { oldest: { ageSeconds: number; exact: boolean } }[] };
+    expect(instances[0]?.oldest.exact).toBe(true);
+    expect(instances[0]?.oldest.ageSeconds).toBeLessThan(180); // by its long id
     const started = performance.now();
     const text = await scene.status();
     expect(performance.now() - started).toBeLessThan(5000); // half a second where nothing else runs
@@ -122,6 +134,18 @@ describe.skipIf(!needs("root", "postfix", "flock"))("status", () => {
         /^SPOOLSAFE UNKNOWN - there is no directory \/nowhere/,
       ),
     ]);
+  });
+
+  test("goes by the schedule", async () => {
+    const config = scene.with('[schedule]\ntimezone = "Europe/Paris"\nbackup = "0 2 * * *"\nverify = "30 4 * * 0"');
+    const ask = () => spoolsafe(["status", "--config", config, "--json"]);
+    expect((await ask()).json.at(-1)).toMatchObject({ ok: true });
+    utimesSync(config, 0, 1_700_000_000);
+    const told = await ask();
+    expect(told.json).toMatchObject([{ name: "verify-missed" }, { ok: false }]);
+    const due = /due (\S+) and again since/.exec(JSON.stringify(told.json))?.[1] ?? "";
+    expect(due).toMatch(/T0[23]:30:00\.000Z$/); // in Paris
+    expect(new Date(due).getUTCDay()).toBe(0);
   });
 
   test("asks the repository from a host without Postfix and without an identity", async () => {

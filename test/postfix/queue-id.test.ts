@@ -1,6 +1,13 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { hashDirectories, idForInode, isLongId, isQueueId, nextMicrosecond } from "../../src/postfix/queue-id.ts";
+import {
+  arrivalOfLong,
+  hashDirectories,
+  idForInode,
+  isLongId,
+  isQueueId,
+  nextMicrosecond,
+} from "../../src/postfix/queue-id.ts";
 
 // Ids and inodes below were seen on real Postfix 3.7 files.
 const long = "4jY5j73J8pzBvYj";
@@ -34,6 +41,15 @@ test("a long id has its z after ten characters of time or more", () => {
   expect(isLongId("7E48C16210F")).toBe(false);
   expect(isLongId("123456789zB")).toBe(false);
   expect(isLongId("1234567890z")).toBe(true);
+});
+
+test("a long id tells the second its message came, a short one does not", () => {
+  // Seconds and microseconds in base 52 (postconf(5), enable_long_queue_ids), as mail_queue.h decodes them.
+  const digits = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz";
+  const seconds = [...long.slice(0, 6)].reduce((sum, digit) => sum * 52 + digits.indexOf(digit), 0);
+  expect(arrivalOfLong(long)).toBe(seconds);
+  expect(arrivalOfLong("7E48C16210F")).toBeUndefined();
+  expect(arrivalOfLong("aaaaaaaaaazB")).toBeUndefined();
 });
 
 describe("hashDirectories", () => {

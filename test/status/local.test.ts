@@ -42,6 +42,15 @@ function put(queue: QueueName, id: string, ageSeconds: number, directory = ""): 
   writeFileSync(join(instance.queueDirectory, queue, directory, id), bytes, { mode: 0o700 });
 }
 
+/** An id as Postfix makes it of a time, base 52 without vowels. */
+function longId(ageSeconds: number): string {
+  let digits = "";
+  for (let rest = now / 1000 - ageSeconds; rest > 0; rest = Math.floor(rest / 52)) {
+    digits = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz".charAt(rest % 52) + digits;
+  }
+  return `${digits}0000zBvYj`;
+}
+
 function look(over: Partial<LocalLook> = {}) {
   const base = { host: "mx1.test", stateDirectory, instances: [instance], schedule: [], scheduledSince: 0, clock };
   return lookAround({ ...base, ...over });
@@ -143,6 +152,15 @@ describe("a schedule", () => {
     expect(names(look({ schedule: [{ job: "backup", due: [now, now - 600_000] }] }))).toEqual([]);
   });
 
+  test("of every ten minutes is missed after an hour, and by a job that never ran", () => {
+    const often = { job: "prune" as const, due: [now, now - 600_000] };
+    ran("backup", 1 * hour, 0);
+    expect(names(look({ schedule: [often] }))).toEqual(["prune-missed"]);
+    expect(names(look({ schedule: [often], scheduledSince: now - hour / 2 }))).toEqual([]);
+    ran("prune", 2 * hour, 0);
+    expect(names(look({ schedule: [often] }))).toEqual(["prune-missed"]);
+  });
+
   test("without backup is a standby's, where none is expected", () => {
     expect(names(look({ schedule: [{ job: "drill", due: [] }] }))).toEqual([]);
     expect(names(look({ schedule: [{ job: "backup", due: [] }] }))).toEqual(["backup-never"]);
@@ -165,9 +183,10 @@ describe("queues", () => {
     put("deferred", "7E48C16210F", 3600, "7");
     put("deferred", "41D2C162118", 7200, "4");
     put("hold", "51125162125", 30 * 86_400);
+    put("active", longId(5400), 60);
     expect(look().instances[0]).toMatchObject({
       oldest: { ageSeconds: 7200, exact: true },
-      queues: { hold: { oldest: { ageSeconds: 30 * 86_400 } }, active: { oldest: null } },
+      queues: { hold: { oldest: { ageSeconds: 30 * 86_400 } }, active: { oldest: { ageSeconds: 5400 } } },
     });
   });
 
