@@ -98,6 +98,11 @@ const graceMs = 2 * minute;
 const stepMs = 30_000;
 const watchEveryMs = 10_000;
 
+interface Deadline {
+  passed(): boolean;
+  clear(): void;
+}
+
 class Daemon {
   readonly #options: DaemonOptions;
   readonly #jobs: ReadonlyMap<JobName, ScheduledJob>;
@@ -262,43 +267,44 @@ class Daemon {
     const plan = this.#jobs.get(job);
     if (running === null || running === undefined || plan === undefined) return;
     const { due, startedAt } = running;
-    const deadline = this.#endAtDeadline(
-      job,
-      child,
-      due,
-      deadlineOf(plan.calendar, due) - Math.max(0, clock.now() - startedAt),
-    );
+    const deadline = this.#endAtDeadline(job, child, running, deadlineOf(plan.calendar, due));
     const seen = await child.ended;
     deadline.clear();
     const exit = adopted ? recordedExit(stateDirectory, job, running) : seen;
+    const unseen = adopted && !deadline.passed();
     if (exit === null && job === "backup") await this.#recover();
     const now = clock.now();
     const state = this.#states[job];
     if (state === undefined) return;
-    this.#set(job, ended(state, this.#ending(exit, adopted), now));
+    this.#set(job, ended(state, this.#ending(exit, unseen), now));
     // Not before: a daemon killed in between would take the end we write for one that the run came to.
     completeRecord(stateDirectory, job, running, exit ?? killedExit, now);
     const again = this.#states[job]?.owed?.due === due;
     report({ type: "run-ended", job, due, exit, tookMs: Math.max(0, now - startedAt), again });
   }
 
-  #ending(exit: number | null, adopted: boolean): Ending {
+  /** @param unseen it ran on without a daemon, so that nobody knows what ended it */
+  #ending(exit: number | null, unseen: boolean): Ending {
     if (this.#stopping && (exit === null || exit === 130)) return { type: "stopped" };
-    if (adopted && (exit === null || exit === 130)) return { type: "died" };
+    if (unseen && (exit === null || exit === 130)) return { type: "died" };
     return { type: "exited", exit: exit ?? killedExit };
   }
 
-  #endAtDeadline(job: JobName, child: JobChild, due: number, afterMs: number): { clear(): void } {
+  #endAtDeadline(job: JobName, child: JobChild, { due, startedAt }: Running, deadlineMs: number): Deadline {
+    const { clock, report } = this.#options;
+    let passed = false;
     let kill: NodeJS.Timeout | undefined;
     const end = setTimeout(
       () => {
-        this.#options.report({ type: "run-overdue", job, due, afterMs: Math.max(0, afterMs) });
+        passed = true;
+        report({ type: "run-overdue", job, due, afterMs: Math.max(0, clock.now() - startedAt) });
         child.kill("SIGTERM");
         kill = setTimeout(() => child.kill("SIGKILL"), graceMs);
       },
-      Math.max(0, afterMs),
+      Math.max(0, startedAt + deadlineMs - clock.now()),
     );
     return {
+      passed: () => passed,
       clear: () => {
         clearTimeout(end);
         clearTimeout(kill);

@@ -194,6 +194,30 @@ describe.skipIf(!needs("root", "postfix", "flock", "systemd")).concurrent("spool
   });
 });
 
+describe.skipIf(!needs("root", "postfix"))("the units' hardening", () => {
+  test("leaves a backup what it needs: holds, a reload, locks and files of Postfix's own users", async () => {
+    await using site = await Site.make();
+    await using postfix = await PrivatePostfix.create();
+    await fillDeferred(postfix, 20);
+    const queued = postfix.counts().deferred;
+    await postfix.start();
+    const config = site.configure([postfix]);
+    const unit = readFileSync(join(import.meta.dirname, "../../examples/systemd/spoolsafe-backup.service"), "utf8");
+    const [, named = ""] = /^CapabilityBoundingSet=(.*)$/m.exec(unit) ?? [];
+    const kept = named.split(" ").map((name) => `+${name.replace(/^CAP_/, "").toLowerCase()}`);
+    const under = ["setpriv", "--no-new-privs", `--bounding-set=-all,${kept.join(",")}`];
+    for (const mode of ["hold", "freeze"]) {
+      const { code, stderr, json } = await spoolsafe(["backup", "--mode", mode, "--config", config, "--json"], {
+        under,
+      });
+      expect([code, stderr]).toEqual([0, ""]);
+      expect(json.at(-1)).toMatchObject({ mode, messages: { deferred: queued, inFlight: 0 }, hold: { held: queued } });
+    }
+    expect(postfix.counts()).toMatchObject({ deferred: queued, hold: 0 });
+    expect(await spoolsafe(["holds", "release", "--config", config], { under })).toMatchObject({ code: 0 });
+  });
+});
+
 describe("spoolsafe schedule", () => {
   test("an expression that never comes, an unknown zone, a job without a command: errors that name file and key", async () => {
     const directory = makeScratch();
