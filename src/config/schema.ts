@@ -168,7 +168,11 @@ export const sections = {
     keep_monthly: setting(count, 12, "One for each of so many months."),
   },
   schedule: {
-    timezone: optional(timezone, "Europe/Paris", "Time zone of the cron expressions; default: the host's."),
+    timezone: optional(
+      timezone,
+      "Europe/Paris",
+      "Time zone of the cron expressions and of retention; default: the host's.",
+    ),
     backup: optional(cron, "0 2 * * *", "Cron expression; a job without one does not run."),
     verify: optional(cron, "30 4 * * 0", "Deep where an identity is readable, else sealed."),
     drill: optional(cron, "0 5 1 * *", "Needs an identity."),

@@ -60,8 +60,12 @@ export async function prune(request: PruneRequest): Promise<PruneReport> {
   }
 }
 
-/** Backups would not heed what it announces, and its own next prune neither. */
-function requireOwnTrust({ signingKey, trusted }: PruneRequest): void {
+/**
+ * Backups would not heed what it announces, and its own next prune neither.
+ *
+ * @throws OperatorError `config`
+ */
+export function requireOwnTrust({ signingKey, trusted }: Pick<PruneRequest, "signingKey" | "trusted">): void {
   if (trusted.fingerprints.includes(signingKey.fingerprint)) return;
   throw new OperatorError("config", "this host's own signing key is not among the keys it trusts", {
     hints: [

@@ -1,6 +1,6 @@
 import { readJob } from "../../jobs/record.ts";
 import { type PlannedSnapshot, type PlanRequest, type PrunePlan, planPrune, type Unused } from "../../prune/plan.ts";
-import { type PruneEvent, type PruneReport, prune } from "../../prune/prune.ts";
+import { type PruneEvent, type PruneReport, prune, requireOwnTrust } from "../../prune/prune.ts";
 import type { KeepReason, Verdict } from "../../prune/retention.ts";
 import type { Context } from "../context.ts";
 import { type Leave, recorded } from "../job.ts";
@@ -73,6 +73,7 @@ async function forecast(context: Context): Promise<number> {
   const { render, signal } = context;
   const signingKey = await context.signingKey();
   const trusted = await context.trustedKeys();
+  requireOwnTrust({ signingKey, trusted });
   const plan = await planPrune({ ...(await request(context)), signingKey, trusted, now: context.clock.now(), signal });
   tellPlan(context, plan);
   for (const { message } of plan.unreadable) render.warn(message);
