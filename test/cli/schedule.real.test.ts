@@ -194,8 +194,8 @@ describe.skipIf(!needs("root", "postfix", "flock", "systemd")).concurrent("spool
   });
 });
 
-describe.skipIf(!needs("root", "postfix"))("the units' hardening", () => {
-  test("leaves a backup what it needs: holds, a reload, locks and files of Postfix's own users", async () => {
+describe.skipIf(!needs("root", "postfix")).concurrent("the jobs", () => {
+  test("get what they need under the units' hardening: holds, a reload, locks and files of Postfix's own users", async () => {
     await using site = await Site.make();
     await using postfix = await PrivatePostfix.create();
     await fillDeferred(postfix, 20);
@@ -215,6 +215,31 @@ describe.skipIf(!needs("root", "postfix"))("the units' hardening", () => {
     }
     expect(postfix.counts()).toMatchObject({ deferred: queued, hold: 0 });
     expect(await spoolsafe(["holds", "release", "--config", config], { under })).toMatchObject({ code: 0 });
+  });
+
+  test("runs by hand are recorded; of verify those that say something of the newest snapshot", async () => {
+    await using site = await Site.make();
+    await using postfix = await PrivatePostfix.create();
+    const config = site.configure([postfix]);
+    const run = (...words: readonly string[]) => spoolsafe([...words, "--config", config, "--json"]);
+    const state = site.stateDirectory;
+    await run("backup", "--dry-run");
+    expect(readJob(state, "backup").lastStart).toBeNull();
+    const { json } = await run("backup");
+    const { snapshot } = json.at(-1) ?? {};
+    expect(readJob(state, "backup")).toMatchObject({
+      lastExit: 0,
+      running: null,
+      scheduled: null,
+      detail: { snapshot },
+    });
+    await run("verify", String(snapshot));
+    await run("verify", "--sample", "50%");
+    expect(readJob(state, "verify").lastStart).toBeNull();
+    expect((await run("verify")).code).toBe(0);
+    expect(readJob(state, "verify")).toMatchObject({ lastExit: 0, detail: { level: "sealed", snapshot } });
+    await run("verify", "latest", "--repository", join(site.directory, "nowhere"));
+    expect(readJob(state, "verify")).toMatchObject({ lastExit: 10, detail: { snapshot } });
   });
 });
 

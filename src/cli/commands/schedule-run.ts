@@ -1,5 +1,6 @@
+import { OperatorError } from "../../errors.ts";
 import type { JobName } from "../../jobs/record.ts";
-import { type DaemonEvent, runDaemon } from "../../schedule/daemon.ts";
+import { type DaemonEvent, runDaemon, type ScheduledJob } from "../../schedule/daemon.ts";
 import { systemdNotify } from "../../schedule/notify.ts";
 import { everyMinute } from "../../schedule/ticks.ts";
 import type { Context } from "../context.ts";
@@ -9,6 +10,7 @@ import { localTime, span } from "../table.ts";
 /** `spoolsafe schedule run`: until SIGTERM or SIGINT, which it ends well on. */
 export async function run(context: Context): Promise<number> {
   const jobs = someJobs(context);
+  requireRoot(jobs);
   let runs = 0;
   const { startAlertWatch } = await import("../alerting.ts");
   const alerts = await startAlertWatch(context);
@@ -32,6 +34,14 @@ export async function run(context: Context): Promise<number> {
   return 0;
 }
 
+/** Now, and not every night from now on. */
+function requireRoot(jobs: readonly ScheduledJob[]): void {
+  if (process.getuid?.() === 0 || !jobs.some(({ job }) => job === "backup")) return;
+  throw new OperatorError("refused", "a backup reads the mail queue, which only root can", {
+    hints: ["run it as root, or by systemd: sudo spoolsafe schedule install"],
+  });
+}
+
 /** The same spoolsafe with the same global options. */
 function ourselves(context: Context, words: readonly string[]): readonly string[] {
   const { globals, configFile } = context;
@@ -41,7 +51,7 @@ function ourselves(context: Context, words: readonly string[]): readonly string[
 }
 
 function tell({ render }: Context, event: DaemonEvent): void {
-  render.line(event);
+  render.line("due" in event ? { ...event, due: new Date(event.due).toISOString() } : event);
   const { text, warn } = wording(event);
   if (text === "") return;
   if (warn) render.warn(text);
