@@ -16,7 +16,7 @@ export function judge(facts: StatusFacts, limits: StatusLimits): readonly Status
   const found = [
     ...(facts.repository === null ? ownBackup(facts, limits) : repositoryProblems(facts.repository, facts, limits)),
     ...facts.jobs.flatMap(jobProblems),
-    ...facts.holds.flatMap((hold) => holdProblems(hold, limits)),
+    ...facts.holds.flatMap((hold) => holdProblems(hold, facts.jobs, limits)),
     ...copyProblems(facts.unsentCopies),
     ...alertProblems(facts.unsentAlerts),
     ...facts.unseen.map((what) =>
@@ -115,17 +115,22 @@ function jobProblems(status: JobStatus): StatusProblem[] {
   return problems;
 }
 
+/** Without a recorded run at work (one instance is backed up by hand, say) a capture still has so many seconds. */
+const unrecordedHold = 30;
+
 function holdProblems(
   { kind, instance, run, ageSeconds, messages }: HoldStatus,
+  jobs: readonly JobStatus[],
   limits: StatusLimits,
 ): StatusProblem[] {
   const count = `${instance}: ${messages} messages`;
-  if (kind === "capture" && ageSeconds > limits.captureHold) {
-    const told = `${count} are on hold since ${ago(ageSeconds)} because of backup ${run}, which should have released them`;
+  const atWork = jobs.some(({ job, running }) => job === "backup" && running);
+  if (kind === "capture" && ageSeconds > (atWork ? limits.captureHold : unrecordedHold)) {
+    const told = `${count} have been on hold for ${ago(ageSeconds)} because of backup ${run}, which should have released them`;
     return [critical("hold-capture", told, "spoolsafe holds release")];
   }
   if (kind === "restore" && ageSeconds > limits.oldest[0]) {
-    const told = `${count} of restore ${run} wait on hold since ${ago(ageSeconds)}`;
+    const told = `${count} of restore ${run} have waited on hold for ${ago(ageSeconds)}`;
     return [warning("hold-restore", told, `spoolsafe release ${run}, or spoolsafe undo ${run}`)];
   }
   return [];

@@ -50,14 +50,20 @@ const kinds: readonly (readonly [name: string, severity: string, facts: Partial<
   [
     "hold-capture",
     "critical",
-    { holds: [{ ...hold, kind: "capture", ageSeconds: 301 }] },
-    /mx: 7 messages are on hold since 5m because of backup 20261124T02/,
+    { holds: [{ ...hold, kind: "capture", ageSeconds: 31 }] },
+    /mx: 7 messages have been on hold for 31s because of backup 20261124T02/,
+  ],
+  [
+    "hold-capture",
+    "critical",
+    { holds: [{ ...hold, kind: "capture", ageSeconds: 301 }], jobs: [jobOf({ running: true })] },
+    /mx: 7 messages have been on hold for 5m because of backup 20261124T02/,
   ],
   [
     "hold-restore",
     "warning",
     { holds: [{ ...hold, kind: "restore", ageSeconds: 3 * 86_400 }] },
-    /7 messages of restore 20261124T02.* wait on hold since 3d/,
+    /7 messages of restore 20261124T02.* have waited on hold for 3d/,
   ],
   ["copies-unsent", "warning", { unsentCopies: 2 }, /2 snapshots are not in every further repository/],
   ["alerts-unsent", "warning", { unsentAlerts: [alert] }, /1 alerts could not be sent by webhook: connection refused/],
@@ -165,7 +171,11 @@ describe("no problem", () => {
   test.each<[string, Partial<StatusFacts>]>([
     ["no backup on a host that is to make none", { lastBackup: null, backupExpected: false }],
     ["a run at work, whatever the one before", { jobs: [jobOf({ running: true, lastExit: 1 })] }],
-    ["a backup that holds mail at this moment", { holds: [{ ...hold, kind: "capture", ageSeconds: 2 }] }],
+    ["a backup that holds mail at this moment", { holds: [{ ...hold, kind: "capture", ageSeconds: 29 }] }],
+    [
+      "a freeze that takes its time",
+      { holds: [{ ...hold, kind: "capture", ageSeconds: 299 }], jobs: [jobOf({ running: true })] },
+    ],
     ["a restore of today that waits to be signed off", { holds: [{ ...hold, kind: "restore", ageSeconds: 3600 }] }],
     ["mail that a fence holds, however long", { holds: [{ ...hold, kind: "fence", ageSeconds: 90 * 86_400 }] }],
     [
