@@ -44,7 +44,7 @@ describe.skipIf(!needs("root", "postfix"))("two hosts that back up while a third
 
   const trusted = () => loadTrustedKeys(join(directory, "trusted.pub"));
 
-  async function pruneOnce(): Promise<void> {
+  async function pruneOnce(last = 1 + random.below(2)): Promise<void> {
     if (pruning) return;
     pruning = true;
     try {
@@ -54,7 +54,7 @@ describe.skipIf(!needs("root", "postfix"))("two hosts that back up while a third
         repository: first.site.repository,
         signingKey: loadSigningKey(join(directory, "signing.key")),
         trusted: trusted(),
-        policy: { last: 1 + random.below(2), hourly: 0, daily: 0, weekly: 0, monthly: 0 },
+        policy: { last, hourly: 0, daily: 0, weekly: 0, monthly: 0 },
         timeZone: "UTC",
         proved: null,
         onlyHost: null,
@@ -84,13 +84,18 @@ describe.skipIf(!needs("root", "postfix"))("two hosts that back up while a third
         },
       };
       for (const host of hosts) host.change(random);
-      const runs = await Promise.allSettled(hosts.map((host) => host.backup(trusted(), hosts, random)));
+      const runs = await Promise.allSettled(hosts.map((host) => host.backup(trusted(), hosts, random, round === 2)));
       reasons.push(...runs.flatMap((run) => (run.status === "rejected" ? [String(run.reason.message)] : [])));
       store.faults = {};
       await expectWhole(reader);
       store.pass(random.below(72));
       await pruneOnce();
       await expectWhole(reader);
+    }
+    // Left alone, in the end nothing is there that no snapshot refers to.
+    for (let days = 0; days < 3; days++) {
+      store.pass(49);
+      await pruneOnce(1);
     }
     const sum = (of: (report: PruneReport) => number) => prunes.reduce((total, report) => total + of(report), 0);
     const removed = [
@@ -106,12 +111,6 @@ describe.skipIf(!needs("root", "postfix"))("two hosts that back up while a third
       reasons.filter((reason) => !/^ended half-way$|^a prune has removed packs that this backup built/.test(reason)),
     ).toEqual([]);
     expect(prunes.flatMap(({ problems }) => problems)).toEqual([]);
-
-    // Left alone, in the end nothing is there that no snapshot refers to.
-    for (let days = 0; days < 3; days++) {
-      store.pass(49);
-      await pruneOnce();
-    }
     const last = prunes.at(-1)?.plan;
     expect([last?.condemn, last?.waiting, last?.young]).toEqual([[], [], []]);
     await expectWhole(reader);
@@ -169,11 +168,16 @@ class Host {
   }
 
   /** One in five ends at a pack or part it was about to store, one in ten has lost its index. */
-  async backup(trusted: ReturnType<typeof loadTrustedKeys>, [first]: readonly Host[], random: Random): Promise<void> {
+  async backup(
+    trusted: ReturnType<typeof loadTrustedKeys>,
+    [first]: readonly Host[],
+    random: Random,
+    forgets: boolean,
+  ): Promise<void> {
     const { site, name } = this;
     const signingKey = loadSigningKey(join(site.directory, "signing.key"));
     const of = { repository: site.repository.id, writer: signingKey.writer, host: name, recipients: [] };
-    if (random.next() < 0.1) rmSync(indexPath(site.stateDirectory, of), { force: true });
+    if (forgets || random.next() < 0.1) rmSync(indexPath(site.stateDirectory, of), { force: true });
     const store = site.repository.store as DatedStore;
     const controller = new AbortController();
     const ends = random.next() < 0.2;
