@@ -100,6 +100,7 @@ export async function backup(request: BackupRequest): Promise<BackupReport> {
     const snapshot = await describe(
       { ...request, signal },
       { store, captured, entries, plan, part, started, removals },
+    await request.repository.keepLocked({ packs: packsOf(entries, store), parts: [...plan.follows, part] }, signal);
     );
     refuseCondemned(snapshot, removals);
     refuseLate(request.clock, started, begun);

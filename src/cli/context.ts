@@ -92,10 +92,17 @@ export class Context implements AsyncDisposable {
   /** The store of the configured repository, opened or not. @throws OperatorError `config` when none is configured */
   async store(): Promise<ObjectStore> {
     if (this.#store === undefined) {
-      const { url, endpoint, region, path_style, credentials_file } = this.config.repository;
+      const { url, endpoint, region, path_style, credentials_file, object_lock_days } = this.config.repository;
       if (url === undefined) throw noRepositoryConfigured(this.configFile);
       const { openStore } = await import("../repository/store-url.ts");
-      this.#store ??= openStore({ url, endpoint, region, pathStyle: path_style, credentialsFile: credentials_file });
+      this.#store ??= openStore({
+        url,
+        endpoint,
+        region,
+        pathStyle: path_style,
+        credentialsFile: credentials_file,
+        lockDays: object_lock_days,
+      });
     }
     return this.#store;
   }

@@ -85,6 +85,7 @@ export function parseConfig(text: string, path: string, sources: ConfigSources):
   const problems = [
     ...(parsed.success ? [] : parsed.error.issues.flatMap((issue) => fromIssue(issue, values))),
     ...impossibleTogether(values),
+    ...lockedDirectories(toml.values),
     ...readableSecrets(values),
     ...passwordForAll(values, path),
   ].map(({ path, message }) => ({ where: place(path), key: path.join("."), message }));
@@ -256,6 +257,25 @@ function impossibleTogether(values: Record<string, unknown>): readonly Finding[]
     findings.push({ path: ["retention"], message: "every value is 0: nothing would be kept" });
   }
   return [...findings, ...alertMail(values)];
+}
+
+/**
+ * Of the file alone: a copy on a disk that the command line names instead can be read whatever the file says of its own
+ * repository.
+ */
+function lockedDirectories(file: Record<string, unknown>): readonly Finding[] {
+  const copies = Array.isArray(file.copy) ? file.copy : [];
+  const places = [
+    { table: file.repository, path: ["repository"] },
+    ...copies.map((table, index) => ({ table, path: ["copy", index] })),
+  ];
+  return places.flatMap(({ table, path }) => {
+    if (!isTable(table) || typeof table.url !== "string" || !/^(\/|file:)/.test(table.url)) return [];
+    if (typeof table.object_lock_days !== "number" || table.object_lock_days <= 0) return [];
+    const message =
+      "a directory keeps no locks: whoever may write there may delete as well. Set 0, or use a bucket with Object Lock";
+    return [{ path: [...path, "object_lock_days"], message }];
+  });
 }
 
 /** Mail about this Postfix must not go through it: there it would wait in the very queue that is in trouble. */

@@ -63,7 +63,8 @@ const cron = text.superRefine((value, context) => {
   const message = expressionProblem(value);
   if (message !== undefined) context.addIssue({ code: "custom", message });
 });
-const lockDays = count.refine((days) => days === 0, { error: "object lock is not supported yet; only 0 is possible" });
+/** Nobody can take a lock back, so a slip of the finger must not reach over a century. */
+const lockDays = count.refine((days) => days <= 3650, { error: "must be at most 3650: a lock can't be taken back" });
 
 const repository = {
   url: optional(
@@ -83,7 +84,7 @@ const repository = {
   object_lock_days: setting(
     lockDays,
     0,
-    "More than 0 would write every object with this retention: not supported yet.",
+    "More than 0: every object is locked for so long, in a bucket with Object Lock; nobody can end that early.",
   ),
 };
 

@@ -1,4 +1,5 @@
 import { OperatorError } from "../errors.ts";
+import { ObjectRetained, type ObjectStore, RemovalRefused } from "../repository/object-store.ts";
 import type { Repository } from "../repository/repository.ts";
 import type { Clock } from "../system/clock.ts";
 import { digestOf } from "../system/digest.ts";
@@ -28,27 +29,44 @@ export async function examineRepository(
   const snapshots = await repository.snapshotRefs(signal);
   const found = good("repository", `${repository.store.url} answers and has ${snapshots.length} snapshots`);
   if (!probe) return { findings: [found], storeTime: undefined };
-  const storeTime = await writeProbe(repository, request);
-  return { findings: [found, good("repository probe", "an object was written, read and removed")], storeTime };
+  const { storeTime, left } = await writeProbe(repository, request);
+  const said = `an object was written and read, and ${left ?? "removed"}`;
+  return { findings: [found, good("repository probe", said)], storeTime };
 }
 
 async function writeProbe(
   { store, id }: Repository,
   { clock, signal }: RepositoryToExamine,
-): Promise<StoreTime | undefined> {
+): Promise<{ storeTime: StoreTime | undefined; left: string | undefined }> {
   const before = clock.now();
   const bytes = Buffer.from(`probe of ${id} at ${new Date(before).toISOString()}\n`);
   const { digest } = digestOf(bytes);
   const key = `probes/${digest}`;
-  try {
-    await store.put(key, bytes, digest, signal);
-    const after = clock.now();
-    if (!(await store.get(key, signal)).equals(bytes)) {
-      throw new OperatorError("store-failed", `${store.url} gave back other bytes than were written`);
-    }
-    for await (const { modified } of store.list(key, signal)) return { store: modified, before, after };
-    return undefined;
-  } finally {
-    await store.remove(key, signal);
+  // Where objects are written with a lock this reads it back as well.
+  await store.put(key, bytes, digest, signal);
+  const after = clock.now();
+  const readBack = await store.get(key, signal);
+  let storeTime: StoreTime | undefined;
+  for await (const { modified } of store.list(key, signal)) storeTime = { store: modified, before, after };
+  const left = await removeProbes(store, key, signal);
+  if (!readBack.equals(bytes)) {
+    throw new OperatorError("store-failed", `${store.url} gave back other bytes than were written`);
   }
+  return { storeTime, left };
+}
+
+/** Also those of earlier times whose lock has ended. @returns why the one just written is still there, if it is */
+async function removeProbes(store: ObjectStore, own: string, signal: AbortSignal): Promise<string | undefined> {
+  let left: string | undefined;
+  for await (const { key } of store.list("probes/", signal)) {
+    try {
+      await store.remove(key, signal);
+    } catch (error) {
+      if (error instanceof RemovalRefused) return "not removed: these credentials may not";
+      if (!(error instanceof ObjectRetained)) throw error;
+      const until = error.until === null ? "" : ` until ${new Date(error.until).toISOString()}`;
+      if (key === own) left = `is locked${until}`;
+    }
+  }
+  return left;
 }

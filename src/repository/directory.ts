@@ -11,6 +11,8 @@ import { type ObjectBody, ObjectRetained, type ObjectStore, type StoredObject, s
 export interface DirectoryStoreOptions {
   /** Milliseconds a single system call may take (a network file system whose server is gone); default 2 minutes. */
   readonly limitMs?: number;
+  /** More than 0 where locks are wanted, which a directory can't keep: it is read, and not written to. */
+  readonly lockDays?: number | undefined;
 }
 
 /**
@@ -21,12 +23,14 @@ export class DirectoryStore implements ObjectStore {
   readonly url: string;
   readonly #root: string;
   readonly #limitMs: number;
+  readonly #lockDays: number;
   /** Directories this process has made or found, whose name in their parent is on disk. */
   readonly #durable = new Set<string>();
 
   constructor(root: string, options: DirectoryStoreOptions = {}) {
     this.#root = root.length > 1 ? root.replace(/\/+$/, "") : root;
     this.#limitMs = options.limitMs ?? 120_000;
+    this.#lockDays = options.lockDays ?? 0;
     this.url = pathToFileURL(this.#root).href;
   }
 
@@ -39,6 +43,7 @@ export class DirectoryStore implements ObjectStore {
   }
 
   async put(key: string, body: ObjectBody, sha256: string, signal?: AbortSignal): Promise<void> {
+    this.#refuseLocks();
     const path = joinInside(this.#root, key);
     const bytes = bodyBytes(body);
     signal?.throwIfAborted();
@@ -54,6 +59,18 @@ export class DirectoryStore implements ObjectStore {
       // When this fails as well, a later sweep finds the file; the first failure is the one to hear about.
       await this.#step("clear up", rm(temporary, { force: true }), undefined, clearUpMs).catch(() => {});
     }
+  }
+
+  async keepLocked(): Promise<void> {
+    this.#refuseLocks();
+  }
+
+  /** It can be read, which is what a copy on a disk is for when the bucket of the configuration is out of reach. */
+  #refuseLocks(): void {
+    if (this.#lockDays === 0) return;
+    throw new OperatorError("config", `${this.url} is a directory, and those keep no locks for object_lock_days`, {
+      hints: ["to write there, set repository.object_lock_days = 0"],
+    });
   }
 
   async get(key: string, signal?: AbortSignal): Promise<Buffer> {

@@ -40,7 +40,18 @@ export interface ObjectStore {
   /** Stream an object; for those that may be larger than memory. */
   open(key: string, signal?: AbortSignal): AsyncIterable<Uint8Array>;
   list(prefix: string, signal?: AbortSignal): AsyncIterable<StoredObject>;
-  /** Remove an object; one that is not there is a success. @throws ObjectRetained for one the store keeps for now */
+  /**
+   * See to it that an object which is there stays locked for as long as one written now would, where objects are written
+   * with a lock; otherwise nothing is done.
+   *
+   * @throws OperatorError `damaged` for an object that is not there, `store-failed` when the store does not keep the lock
+   */
+  keepLocked(key: string, signal?: AbortSignal): Promise<void>;
+  /**
+   * Remove an object; one that is not there is a success.
+   *
+   * @throws ObjectRetained for one the store keeps for now, RemovalRefused where these credentials may remove nothing
+   */
   remove(key: string, signal?: AbortSignal): Promise<void>;
   /**
    * Remove what interrupted writers left that is no object: temporary files, multipart uploads. Only what is older than
@@ -73,6 +84,15 @@ export class ObjectRetained extends OperatorError {
     );
     this.key = key;
     this.until = until;
+  }
+}
+
+/** These credentials may not remove the object: on a host that only backs up that is as it should be. */
+export class RemovalRefused extends OperatorError {
+  /** @param said the store's answer, in words */
+  constructor(key: string, said: unknown) {
+    const known = said instanceof OperatorError ? said : undefined;
+    super("store-failed", known?.message ?? `could not remove ${key}`, { hints: known?.hints ?? [], cause: said });
   }
 }
 

@@ -47,6 +47,12 @@ export type ListedObject = Pick<StoredObject, "bytes" | "modified">;
 /** What a removal record lists. */
 export type Announcement = Pick<Removal, "snapshots" | "packs" | "parts">;
 
+/** The objects a snapshot's record names. */
+export interface Needed {
+  readonly packs: readonly { readonly id: string }[];
+  readonly parts: readonly { readonly id: string }[];
+}
+
 /** A record that is there and can't be used. */
 export interface DamagedRecord {
   readonly ref: RecordPlace;
@@ -256,6 +262,19 @@ export class Repository {
     const [number, writer] = [(last?.number ?? 0) + 1, key.writer];
     const head = {
       format: 1,
+  /**
+   * See to it that all a snapshot needs stays locked for as long as a snapshot written now, where the store locks what is
+   * written: packs and parts of earlier snapshots, and the marker. To be called before `commit`.
+   */
+  async keepLocked({ packs, parts }: Needed, signal?: AbortSignal): Promise<void> {
+    const keys = [
+      markerKey,
+      ...parts.map(({ id }) => objectKey("part", id)),
+      ...packs.map(({ id }) => objectKey("pack", id)),
+    ];
+    await mapConcurrently(keys, 8, (key) => this.store.keepLocked(key, signal));
+  }
+
       type: "removal",
       repository: this.id,
       writer,

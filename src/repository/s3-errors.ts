@@ -131,6 +131,7 @@ function hintsForStatus(status: number | undefined, code: string | undefined, wh
   if (status === 401 || status === 403) {
     return [
       "these credentials may not do that: they need s3:ListBucket, s3:GetObject, s3:PutObject, s3:AbortMultipartUpload, and for prune s3:DeleteObject",
+      "with object_lock_days also s3:GetBucketObjectLockConfiguration, s3:PutObjectRetention and s3:GetObjectRetention",
     ];
   }
   if (status === 507) return ["the store is full: make room or raise the quota, then run this again"];

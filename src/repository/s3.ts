@@ -5,9 +5,17 @@ import type { HeadObjectCommandOutput } from "@aws-sdk/client-s3";
 import { OperatorError } from "../errors.ts";
 import { bodyBytes, bodyChunks } from "./body.ts";
 import { parseObjectKey } from "./layout.ts";
-import { type ObjectBody, ObjectRetained, type ObjectStore, type StoredObject, staleAfterMs } from "./object-store.ts";
+import {
+  type ObjectBody,
+  ObjectRetained,
+  type ObjectStore,
+  RemovalRefused,
+  type StoredObject,
+  staleAfterMs,
+} from "./object-store.ts";
 import { connect, type S3Connection, type S3Settings, type S3Timing } from "./s3-client.ts";
 import { explain, failureOf, isConflict, isMissingKey, isTaken, isUnsupported } from "./s3-errors.ts";
+import { S3Locks } from "./s3-locks.ts";
 
 export interface S3StoreOptions extends S3Settings {
   readonly timing?: S3Timing;
@@ -15,6 +23,8 @@ export interface S3StoreOptions extends S3Settings {
   readonly checksums?: boolean;
   /** Keys asked for per page of a listing; default: what the server gives, 1000. */
   readonly pageKeys?: number;
+  /** Days for which everything written is locked, whole and at most ten years; default: 0, no locks. */
+  readonly lockDays?: number | undefined;
   /** Milliseconds since 1970, for what counts as stale. */
   readonly now?: () => number;
 }
@@ -30,6 +40,7 @@ export class S3Store implements ObjectStore {
   readonly url: string;
   readonly #options: S3StoreOptions;
   readonly #prefix: string;
+  readonly #locks: S3Locks;
   #connection: Promise<S3Connection> | undefined;
   #knowsConditions = true;
 
@@ -37,6 +48,16 @@ export class S3Store implements ObjectStore {
     this.#options = options;
     this.#prefix = options.prefix === "" ? "" : `${options.prefix}/`;
     this.url = `s3://${options.bucket}${options.prefix === "" ? "" : `/${options.prefix}`}`;
+    this.#locks = new S3Locks({
+      url: this.url,
+      bucket: options.bucket,
+      days: options.lockDays ?? 0,
+      now: () => this.#now(),
+      at: (key) => this.#at(key),
+      head: (key, signal) => this.#head(key, signal),
+      connect: () => this.#connect(),
+      worded: (what, error, signal) => this.#worded(what, error, signal),
+    });
   }
 
   /** A bucket has an owner, a region and a policy, and perhaps a lock that can't be added later: it is not ours to make. */
@@ -45,6 +66,15 @@ export class S3Store implements ObjectStore {
   }
 
   async put(key: string, body: ObjectBody, sha256: string, signal?: AbortSignal): Promise<void> {
+    await this.#put(key, body, sha256, signal);
+    await this.#locks.keep(key, signal);
+  }
+
+  async keepLocked(key: string, signal?: AbortSignal): Promise<void> {
+    await this.#locks.keep(key, signal);
+  }
+
+  async #put(key: string, body: ObjectBody, sha256: string, signal: AbortSignal | undefined): Promise<void> {
     for (let attempt = 1; ; attempt++) {
       const present = await this.#head(key, signal);
       if (present !== undefined) return this.#expectSame(key, bodyBytes(body), sha256, present, signal);
@@ -110,7 +140,7 @@ export class S3Store implements ObjectStore {
     const head = await this.#head(key, signal);
     const until = head?.ObjectLockRetainUntilDate?.getTime() ?? 0;
     if (head?.ObjectLockLegalHoldStatus === "ON") throw new ObjectRetained(key, null);
-    if (until > (this.#options.now?.() ?? Date.now())) throw new ObjectRetained(key, until);
+    if (until > this.#now()) throw new ObjectRetained(key, until);
     await this.#delete(key, signal);
   }
 
@@ -119,14 +149,16 @@ export class S3Store implements ObjectStore {
       try {
         await client.send(new sdk.DeleteObjectCommand(this.#at(key)), options);
       } catch (error) {
-        if (!isMissingKey(failureOf(error))) throw error;
+        const failure = failureOf(error);
+        if (failure.status === 403) throw new RemovalRefused(key, this.#worded(`remove ${key}`, error, signal));
+        if (!isMissingKey(failure)) throw error;
       }
     });
   }
 
   /** Aborts multipart uploads of packs and parts below our prefix that were begun more than 48 hours ago. */
   async sweep(signal?: AbortSignal): Promise<number> {
-    const before = (this.#options.now?.() ?? Date.now()) - staleAfterMs;
+    const before = this.#now() - staleAfterMs;
     let swept = 0;
     for await (const { key, uploadId, begun } of this.#uploads(signal)) {
       const ours = parseObjectKey("pack", key) ?? parseObjectKey("part", key);
@@ -197,6 +229,7 @@ export class S3Store implements ObjectStore {
   async #uploadWhole(key: string, body: ObjectBody, sha256: string, signal: AbortSignal | undefined): Promise<Outcome> {
     const bytes = await wholeBody(body);
     requireDigest(key, hash("sha256", bytes, "hex"), sha256);
+    const lock = await this.#locks.wanted(signal);
     const { client, sdk, checksums } = await this.#connect();
     const answer = await this.#conditionally(signal, (condition) =>
       client.send(
@@ -205,6 +238,7 @@ export class S3Store implements ObjectStore {
           Body: bytes,
           ContentLength: bytes.length,
           ...digestsOf(bytes, checksums),
+          ...lock,
           ...condition,
         }),
         optionsOf(signal),
@@ -215,9 +249,10 @@ export class S3Store implements ObjectStore {
   }
 
   async #uploadParts(key: string, body: ObjectBody, sha256: string, signal: AbortSignal | undefined): Promise<Outcome> {
+    const lock = await this.#locks.wanted(signal);
     const { client, sdk, checksums } = await this.#connect();
     const algorithm = checksums ? { ChecksumAlgorithm: "SHA256" as const } : {};
-    const create = new sdk.CreateMultipartUploadCommand({ ...this.#at(key), ...algorithm });
+    const create = new sdk.CreateMultipartUploadCommand({ ...this.#at(key), ...algorithm, ...lock });
     const { UploadId: uploadId } = await client.send(create, optionsOf(signal));
     if (uploadId === undefined) throw this.#failed(`store ${key}`, "the server gave no id for a multipart upload");
     try {
@@ -414,6 +449,10 @@ export class S3Store implements ObjectStore {
     return this.#connection;
   }
 
+  #now(): number {
+    return this.#options.now?.() ?? Date.now();
+  }
+
   #at(key: string): { Bucket: string; Key: string } {
     return { Bucket: this.#options.bucket, Key: this.#prefix + key };
   }
@@ -421,9 +460,17 @@ export class S3Store implements ObjectStore {
   #worded(what: string, error: unknown, signal: AbortSignal | undefined): unknown {
     if (signal?.aborted) return signal.reason;
     if (what.startsWith("read ") && isMissingKey(failureOf(error))) {
-      return new OperatorError("damaged", `${what.slice("read ".length)} is missing`);
+      return new OperatorError("damaged", `${what.slice("read ".length)} is missing`, { hints: this.#hiddenHints() });
     }
     return explain(what, error, { ...this.#options, url: this.url, endpoint: this.#options.endpoint });
+  }
+
+  /** Where locks are kept nothing can be destroyed, only hidden. */
+  #hiddenHints(): string[] {
+    if (!this.#options.lockDays) return [];
+    return [
+      "the bucket keeps what was removed or overwritten as an older version: docs/OBJECT-LOCK.md tells how to bring it back",
+    ];
   }
 
   #failed(what: string, why: string): OperatorError {

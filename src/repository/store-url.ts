@@ -14,6 +14,8 @@ export interface StoreSettings {
   readonly pathStyle?: boolean | undefined;
   /** Shared-credentials format, mode 0600; undefined: what the SDK finds (environment, ~/.aws, instance role). */
   readonly credentialsFile?: string | undefined;
+  /** Days for which everything written is locked; 0 or undefined for no locks. A directory with locks takes no writes. */
+  readonly lockDays?: number | undefined;
 }
 
 /**
@@ -23,5 +25,6 @@ export interface StoreSettings {
  */
 export function openStore(settings: StoreSettings): ObjectStore {
   const address = parseStoreUrl(settings.url);
-  return address.kind === "directory" ? new DirectoryStore(address.path) : new S3Store({ ...settings, ...address });
+  if (address.kind === "directory") return new DirectoryStore(address.path, { lockDays: settings.lockDays });
+  return new S3Store({ ...settings, ...address });
 }

@@ -109,12 +109,12 @@ ${noKey}`;
     ],
     ["[schedule]\ndrill = '0 5 1 * *'", `${file}:2 schedule.drill: a drill needs encryption.identity_file`],
     [
-      "repository.object_lock_days = 7",
-      `${file}:1 repository.object_lock_days: object lock is not supported yet; only 0 is possible`,
+      "[repository]\nurl = 's3://b'\nobject_lock_days = 36500",
+      `${file}:3 repository.object_lock_days: must be at most 3650: a lock can't be taken back`,
     ],
     [
-      "[[copy]]\nurl = 's3://other/prefix'",
-      `${file}:1 copy: copies in further repositories are not supported yet; remove the [[copy]] tables`,
+      "[repository]\nurl = '/var/backups'\nobject_lock_days = 7",
+      `${file}:3 repository.object_lock_days: a directory keeps no locks: whoever may write there may delete as well. Set 0, or use a bucket with Object Lock`,
     ],
     ["[[copy]]\nulr = ''", `${file}:2 copy.0.ulr: unknown key; the nearest known one is "url"`],
     ["host = 1979-05-27", `${file}:1 host: must be a string, not a date`],

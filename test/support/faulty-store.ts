@@ -2,7 +2,7 @@ import type { ObjectBody, ObjectStore, StoredObject } from "../../src/repository
 
 /** A call about to be made of the store behind. */
 export interface StoreCall {
-  readonly name: "put" | "get" | "open" | "list" | "remove" | "prepare" | "sweep" | "close";
+  readonly name: "put" | "get" | "open" | "list" | "keepLocked" | "remove" | "prepare" | "sweep" | "close";
   /** The prefix of a listing; empty where the call has none. */
   readonly key: string;
 }
@@ -58,6 +58,10 @@ export class FaultyStore implements ObjectStore {
     await this.faults.before?.(call);
     yield* this.#behind.list(prefix, signal);
     await this.faults.after?.(call);
+  }
+
+  keepLocked(key: string, signal?: AbortSignal): Promise<void> {
+    return this.#around({ name: "keepLocked", key }, () => this.#behind.keepLocked(key, signal));
   }
 
   remove(key: string, signal?: AbortSignal): Promise<void> {
