@@ -6,6 +6,8 @@ import { largeFile, SourceChanged } from "../pack/pack.ts";
 import { PackWriter } from "../pack/pack-pool.ts";
 import { buildPart } from "../pack/part.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
+import { messageQueues } from "../postfix/queue.ts";
+import { listQueue } from "../postfix/spool.ts";
 import { loadSeen, saveSeen } from "../repository/chain.ts";
 import { longestRunMs } from "../repository/object-store.ts";
 import type { Repository, SignedRemoval } from "../repository/repository.ts";
@@ -31,6 +33,8 @@ import { sparsePacks, withoutPacks } from "./sparse-packs.ts";
 export type BackupEvent =
   | InstanceEvent
   | { readonly type: "stored"; readonly bytes: number; readonly files: number }
+  /** Messages in the queues of all instances at the beginning, whole or not. */
+  | { readonly type: "listed"; readonly messages: number }
   /** So many packs hold little that is still in the queues; what is, `bytes` at most, is stored anew. */
   | { readonly type: "repacking"; readonly packs: number; readonly bytes: number }
   /** The snapshot is whole; the next backup will be a full one. */
@@ -96,11 +100,11 @@ export async function backup(request: BackupRequest): Promise<BackupReport> {
     const entries = entriesOf(captured, stored);
     const plan = planPart(entries, request.host, store.index);
     const part = await storePart(plan, request, store.pace, signal);
+    await request.repository.keepLocked({ packs: packsOf(entries, store), parts: [...plan.follows, part] }, signal);
     const removals = await removalsOf(request, signal);
     const snapshot = await describe(
       { ...request, signal },
       { store, captured, entries, plan, part, started, removals },
-    await request.repository.keepLocked({ packs: packsOf(entries, store), parts: [...plan.follows, part] }, signal);
     );
     refuseCondemned(snapshot, removals);
     refuseLate(request.clock, started, begun);
@@ -260,6 +264,7 @@ async function captureAll(request: BackupRequest, store: Store, started: number)
   const run = runName(started, request.signingKey.writer);
   const captured: CapturedInstance[] = [];
   try {
+    request.report({ type: "listed", messages: countMessages(request.instances) });
     for (const [index, instance] of request.instances.entries()) {
       // What belongs to the host and not to an instance is kept once, with the first.
       const host = index === 0 ? request : { include: [], mailServices: false };
@@ -273,6 +278,14 @@ async function captureAll(request: BackupRequest, store: Store, started: number)
   } finally {
     await writer.close();
   }
+}
+
+/** By name alone: a stat of each would be a noticeable share of a backup that finds everything stored already. */
+function countMessages(instances: readonly PostfixInstance[]): number {
+  const counts = instances.flatMap(({ queueDirectory }) =>
+    messageQueues.map((queue) => listQueue(queueDirectory, queue).length),
+  );
+  return counts.reduce((sum, count) => sum + count, 0);
 }
 
 /** Sortable by time, unique per writer and process. */

@@ -1,5 +1,7 @@
 import { styleText } from "node:util";
 import { OperatorError } from "../errors.ts";
+import type { Work } from "./progress.ts";
+import { type ProgressOptions, ProgressOutput } from "./progress-output.ts";
 
 /** How answers and news are shown; from the global options. */
 export interface RenderOptions {
@@ -22,17 +24,18 @@ export class Render {
   readonly #stdout: NodeJS.WriteStream;
   readonly #stderr: NodeJS.WriteStream;
   readonly #closed = new Set<NodeJS.WriteStream>();
-  #progressShown = false;
-  #progressAt = 0;
+  readonly #progress: ProgressOutput;
 
   constructor(
     options: RenderOptions,
     stdout: NodeJS.WriteStream = process.stdout,
     stderr: NodeJS.WriteStream = process.stderr,
+    progress: ProgressOptions = {},
   ) {
     this.#options = options;
     this.#stdout = stdout;
     this.#stderr = stderr;
+    this.#progress = new ProgressOutput(stderr, (text) => this.#write(stderr, text), progress);
   }
 
   /**
@@ -54,11 +57,13 @@ export class Render {
 
   /** The last JSON line of an answer. */
   summary(fields: object): void {
+    this.#progress.end();
     this.line({ type: "summary", ...fields });
   }
 
   /** The answer for people, made only if it is shown; ends with a newline of its own. Nothing for an empty text. */
   text(text: string | (() => string)): void {
+    this.#progress.end();
     if (this.#options.json) return;
     const made = typeof text === "string" ? text : text();
     if (made !== "") this.#write(this.#stdout, `${made}\n`);
@@ -90,15 +95,15 @@ export class Render {
     this.#say(`${styleText("yellow", "warning:", { stream: this.#stderr })} ${text}`);
   }
 
-  /** The line that moves, on a terminal only; ten times a second at most. */
-  progress(text: string): void {
+  /**
+   * How far the work is, on standard error: a line that moves on a terminal, one line per 30 seconds elsewhere. Nothing with
+   * --quiet, and with --json nothing that moves, as the terminal may be where the JSON goes. It ends with the answer or the
+   * error; a question is not to be asked before.
+   */
+  progress(work: Work): void {
     const { json, quiet } = this.#options;
-    if (json || quiet || !this.#stderr.isTTY) return;
-    const now = performance.now();
-    if (now - this.#progressAt < 100) return;
-    this.#progressAt = now;
-    this.#progressShown = true;
-    this.#write(this.#stderr, `\r\x1b[K${text.slice(0, Math.max(10, (this.#stderr.columns ?? 80) - 1))}`);
+    if (quiet || (json && this.#stderr.isTTY === true)) return;
+    this.#progress.show(work);
   }
 
   /** A word in a colour, where standard output is a terminal and NO_COLOR does not forbid it. */
@@ -112,6 +117,7 @@ export class Render {
    * @returns the exit code
    */
   error(error: unknown): number {
+    this.#progress.end();
     const told = error instanceof OperatorError ? error : defect(error);
     const { kind, message, hints, exitCode } = told;
     this.line({ type: "error", kind, message, hints, exit: exitCode });
@@ -122,21 +128,15 @@ export class Render {
 
   /** Resolves when everything written has been handed to the system. */
   async flush(): Promise<void> {
-    this.#clearProgress();
+    this.#progress.end();
     for (const stream of [this.#stdout, this.#stderr]) {
       if (!this.#closed.has(stream)) await new Promise<void>((resolve) => stream.write("", () => resolve()));
     }
   }
 
   #say(text: string): void {
-    this.#clearProgress();
+    this.#progress.clear();
     this.#write(this.#stderr, `${text}\n`);
-  }
-
-  #clearProgress(): void {
-    if (!this.#progressShown) return;
-    this.#progressShown = false;
-    this.#write(this.#stderr, "\r\x1b[K");
   }
 
   #write(stream: NodeJS.WriteStream, chunk: string | Uint8Array): void {

@@ -8,7 +8,14 @@ export type RestoreEvent =
       readonly step: "logs" | "twins" | "claim" | "stage" | "sync" | "place" | "check" | "release";
       readonly messages: number;
     }
-  | { readonly type: "staged"; readonly done: number; readonly total: number }
+  /** Files written so far, after each; files and their plain bytes. */
+  | {
+      readonly type: "staged";
+      readonly done: number;
+      readonly total: number;
+      readonly bytes: number;
+      readonly bytesTotal: number;
+    }
   | { readonly type: "resumed"; readonly run: string };
 
 /** A message that was not placed, or was placed and not proven. Queue ids are the snapshot's. */

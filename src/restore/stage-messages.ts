@@ -7,7 +7,7 @@ import { makeWaitingRooms, type Placement, temporaryPath, type Work } from "./pl
 import { type MessageProof, markMessage, proveMessage } from "./prove.ts";
 import type { MessageProblem, RestoreEvent } from "./report.ts";
 import type { RestoreSource } from "./source.ts";
-import { type StageFile, stageFiles } from "./stage.ts";
+import { type StageFile, stagedReport, stageFiles } from "./stage.ts";
 
 export interface StageJob {
   readonly source: RestoreSource;
@@ -56,14 +56,14 @@ async function stageAndProve(
     [0, ...logsOf(one).map((_, n) => n + 1)].map((file) => ({ number, file })),
   );
   const source = { ...job.source, reader: job.reader, processors: job.processors, signal: job.signal };
-  let done = 0;
+  const told = stagedReport(files, job.report);
   await stageFiles(files, source, (index, inode) => {
     const { number = -1, file = 0 } = places[index] ?? {};
     const [one, proof] = [work[number], proofs[number]];
     if (one === undefined || proof === undefined) throw new RangeError(`file ${index} belongs to no message`);
     proof.inodes[file] = inode;
     if (file === 0) Object.assign(proof, prove(temporaryPath(job.instance, "message", run, number), one));
-    if (++done % 1000 === 0) job.report?.({ type: "staged", done, total: files.length });
+    told(index);
   });
   return proofs;
 }

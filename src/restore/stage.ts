@@ -5,6 +5,7 @@ import type { PackReader } from "../pack/pack-pool.ts";
 import { type StageResult, type StageTarget, stageLargePack } from "../pack/stage.ts";
 import type { Repository } from "../repository/repository.ts";
 import type { StoredFile } from "../snapshot/manifest.ts";
+import type { RestoreEvent } from "./report.ts";
 
 /** A file of a snapshot to be written, and how and where it lies when it is done. */
 export interface StageFile extends StageTarget, StoredFile {}
@@ -42,6 +43,25 @@ export async function stageFiles(
   };
   // One more than there are processors, so that a pack is being fetched while the others are written.
   await allOrFirstFailure(Array.from({ length: source.processors + 1 }, worker));
+}
+
+/** @returns to be called with the index of each file that is written */
+export function stagedReport(
+  files: readonly StageFile[],
+  report: ((event: RestoreEvent) => void) | undefined,
+): (file: number) => void {
+  if (report === undefined) return () => {};
+  const total = files.length;
+  const bytesTotal = files.reduce((sum, { bytes }) => sum + bytes, 0);
+  let done = 0;
+  let bytes = 0;
+  const tell = () => report({ type: "staged", done, total, bytes, bytesTotal });
+  tell();
+  return (file) => {
+    done++;
+    bytes += files[file]?.bytes ?? 0;
+    tell();
+  };
 }
 
 function byPack(files: readonly StageFile[]): Map<string, number[]> {

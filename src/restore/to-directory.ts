@@ -25,7 +25,7 @@ import { tryLock } from "../system/lock.ts";
 import { type LaidOut, type Layout, layOut } from "./layout.ts";
 import type { RestoreEvent } from "./report.ts";
 import { type RestoreSource, readTrusted } from "./source.ts";
-import { type StageFile, stageFiles } from "./stage.ts";
+import { type StageFile, stagedReport, stageFiles } from "./stage.ts";
 
 export interface ToDirectoryJob {
   readonly source: RestoreSource;
@@ -144,11 +144,8 @@ async function write(job: ToDirectoryJob, { entries }: Layout, stage: string): P
   for (const path of directoriesOf(entries)) mkdirSync(join(stage, path), { mode: 0o700 });
   const files = entries.flatMap((entry) => stageFile(entry, stage));
   job.report?.({ type: "step", step: "stage", messages: files.length });
-  let done = 0;
   const { reader, processors, signal } = job;
-  await stageFiles(files, { ...job.source, reader, processors, signal }, () => {
-    if (++done % 1000 === 0) job.report?.({ type: "staged", done, total: files.length });
-  });
+  await stageFiles(files, { ...job.source, reader, processors, signal }, stagedReport(files, job.report));
   for (const entry of entries) if (entry.type === "link") makeLink(entry, stage);
   const deepestFirst = entries.filter(({ type }) => type === "directory").sort((a, b) => b.path.length - a.path.length);
   for (const entry of deepestFirst) dressDirectory(entry, stage);

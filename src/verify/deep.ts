@@ -22,8 +22,15 @@ export interface DeepRequest {
   /** Share of the packs that are read, above 0 and up to 1; the parts always all are. Default 1. */
   readonly sample?: number | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** Packs read so far, of so many. */
-  readonly report?: ((packs: number, of: number) => void) | undefined;
+  readonly report?: ((progress: DeepProgress) => void) | undefined;
+}
+
+/** What has been read so far. Bytes are sealed ones, as the records have them. */
+export interface DeepProgress {
+  readonly packs: number;
+  readonly packsTotal: number;
+  readonly bytes: number;
+  readonly bytesTotal: number;
 }
 
 export interface DeepReport {
@@ -103,16 +110,16 @@ function sampled(uses: readonly PackUse[], share: number): readonly PackUse[] {
 
 /** @returns the number of messages read */
 async function readPacks(request: DeepRequest, uses: readonly PackUse[], damaged: Damage[]): Promise<number> {
-  const { processors, report } = request;
+  const { processors } = request;
+  const told = progressOf(request, uses);
   const queue = uses.values();
   let messages = 0;
-  let done = 0;
   const worker = async () => {
     for (const use of queue) {
       const found = await readOne(request, use);
       messages += use.files.values().reduce((sum, file) => sum + (isMessage(file) ? 1 : 0), 0);
       damaged.push(...found);
-      report?.(++done, uses.length);
+      told(use);
     }
   };
   // One more than there are threads, so that a pack is being fetched while the others are opened.
@@ -120,6 +127,23 @@ async function readPacks(request: DeepRequest, uses: readonly PackUse[], damaged
   const failed = ends.find((end) => end.status === "rejected");
   if (failed !== undefined) throw failed.reason;
   return messages;
+}
+
+/** @returns to be called for each pack that is done */
+function progressOf({ snapshots, report }: DeepRequest, uses: readonly PackUse[]): (use: PackUse) => void {
+  if (report === undefined) return () => {};
+  const sizes = new Map(snapshots.flatMap(({ snapshot }) => snapshot.packs.map(({ id, bytes }) => [id, bytes])));
+  const sizeOf = ({ id }: PackUse) => sizes.get(id) ?? 0;
+  const bytesTotal = uses.reduce((sum, use) => sum + sizeOf(use), 0);
+  let packs = 0;
+  let bytes = 0;
+  const tell = () => report({ packs, packsTotal: uses.length, bytes, bytesTotal });
+  tell();
+  return (use) => {
+    packs++;
+    bytes += sizeOf(use);
+    tell();
+  };
 }
 
 function isMessage(uses: readonly FileUse[]): boolean {

@@ -6,12 +6,6 @@ import { OperatorError } from "../../src/errors.ts";
 /** What a stream got, and whether it is a terminal. */
 class Screen extends EventEmitter {
   text = "";
-  columns = 40;
-  readonly isTTY: boolean;
-  constructor(isTTY = false) {
-    super();
-    this.isTTY = isTTY;
-  }
   write(chunk: string | Uint8Array, done?: () => void): boolean {
     this.text += chunk.toString();
     done?.();
@@ -22,8 +16,8 @@ class Screen extends EventEmitter {
   }
 }
 
-function setUp(options: { json?: boolean; quiet?: boolean; verbose?: boolean } = {}, terminal = false) {
-  const [out, err] = [new Screen(), new Screen(terminal)];
+function setUp(options: { json?: boolean; quiet?: boolean; verbose?: boolean } = {}) {
+  const [out, err] = [new Screen(), new Screen()];
   const render = new Render({ json: false, quiet: false, verbose: false, ...options }, out.stream(), err.stream());
   return { render, out, err };
 }
@@ -59,17 +53,6 @@ describe("news", () => {
     render.detail("detail");
     render.warn("warn");
     expect(err.text).toBe(text);
-  });
-
-  test("progress is for terminals, fits a line, and is gone before anything else is said", () => {
-    const pipe = setUp();
-    pipe.render.progress("half");
-    expect(pipe.err.text).toBe("");
-    const terminal = setUp({}, true);
-    terminal.render.progress("x".repeat(100));
-    terminal.render.progress("too soon after the last");
-    terminal.render.note("done");
-    expect(terminal.err.text).toBe(`\r\x1b[K${"x".repeat(39)}\r\x1b[Kdone\n`);
   });
 });
 

@@ -11,6 +11,7 @@ export type Need =
   | "tar"
   | "openssl"
   | "flock"
+  | "script"
   | "ceph"
   | "swift"
   | "systemd"
@@ -50,6 +51,7 @@ const checks: Record<Need, Check> = {
   tar: { present: () => programs("tar"), remedy: "apt-get install tar" },
   openssl: { present: () => programs("openssl"), remedy: "apt-get install openssl" },
   flock: { present: () => programs("flock"), remedy: "apt-get install util-linux" },
+  script: { present: () => programs("script", "stty"), remedy: "apt-get install bsdutils" },
   ceph: {
     present: () => programs("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin"),
     remedy: "apt-get install --no-install-recommends ceph-mon ceph-osd radosgw",

@@ -49,7 +49,7 @@ async function backUp(context: Context, options: BackupOptions, leave: Leave): P
     version,
     clock: context.clock,
     signal: context.signal,
-    report: (event) => tell(context, event),
+    report: tellingProgress(context, (event) => tell(context, event)),
   });
   for (const { instance, queueId, problem } of report.problems) {
     const what = queueId === null ? problem : `${queueId} ${problem}`;
@@ -98,11 +98,26 @@ async function forecast(context: Context, instances: readonly PostfixInstance[])
   return 0;
 }
 
-function tell({ render }: Context, event: BackupEvent): void {
+/** Instances are captured one after another, and each tells of itself: people want to know of all. */
+function tellingProgress({ render }: Context, tellRest: (event: OtherEvent) => void): (event: BackupEvent) => void {
+  let total: number | null = null;
+  let stored = 0;
+  const read = new Map<string, { readonly messages: number; readonly bytes: number }>();
+  const sum = (of: "messages" | "bytes") => read.values().reduce((all, one) => all + one[of], 0);
+  return (event) => {
+    if (event.type === "listed") total = event.messages;
+    else if (event.type === "captured") read.set(event.instance, event);
+    else tellRest(event);
+    if (event.type === "stored") stored += event.bytes;
+    const more = stored === 0 ? "" : `${size(stored)} stored`;
+    render.progress({ doing: "reading", unit: "messages", done: sum("messages"), total, bytes: sum("bytes"), more });
+  };
+}
+
+type OtherEvent = Exclude<BackupEvent, { readonly type: "listed" | "captured" }>;
+
+function tell({ render }: Context, event: OtherEvent): void {
   switch (event.type) {
-    case "captured":
-      render.progress(`${event.instance}: ${event.messages} messages, ${size(event.bytes)} read`);
-      return;
     case "stored":
       render.detail(`stored a pack of ${event.files} files, ${size(event.bytes)}`);
       return;

@@ -1,6 +1,6 @@
 import { OperatorError } from "../../errors.ts";
 import { loadManifest, ManifestReader } from "../../repository/manifest-reader.ts";
-import type { Repository, SignedSnapshot } from "../../repository/repository.ts";
+import type { SignedSnapshot } from "../../repository/repository.ts";
 import { type Condition, meantRecipient, meets, ofRecipients, parseCriteria } from "../../snapshot/criteria.ts";
 import type { MessageEntry } from "../../snapshot/manifest.ts";
 import { ofHost } from "../../snapshot/select.ts";
@@ -86,7 +86,7 @@ async function findInAll(context: Context, conditions: readonly Condition[]): Pr
   const { snapshots, damaged } = await readableSnapshots(context, repository);
   const wanted = [...asked(context, snapshots)].sort(asTheyFollow);
   const reader = new ManifestReader(repository, identities, context.signal);
-  const { found, failures } = await lookThrough(context, repository, reader, wanted, conditions);
+  const { found, failures } = await lookThrough(context, reader, wanted, conditions);
 
   for (const { entry, ...where } of found) render.line({ ...foundJson(entry), ...where });
   const looked = wanted.length - failures.length;
@@ -116,7 +116,6 @@ function asTheyFollow(a: SignedSnapshot, b: SignedSnapshot): number {
 /** @throws OperatorError the first failure, when not one snapshot could be read */
 async function lookThrough(
   context: Context,
-  repository: Repository,
   reader: ManifestReader,
   snapshots: readonly SignedSnapshot[],
   conditions: readonly Condition[],
@@ -125,7 +124,7 @@ async function lookThrough(
   const failures: OperatorError[] = [];
   const now = context.clock.now();
   for (const [index, { id, snapshot }] of snapshots.entries()) {
-    context.render.progress(`${index} of ${snapshots.length} snapshots of ${repository.store.url} looked through`);
+    context.render.progress({ doing: "looking through", unit: "snapshots", done: index, total: snapshots.length });
     try {
       const { messages } = await reader.read(snapshot);
       const meant = messages.filter((entry) => isFound(context, entry, conditions, now));

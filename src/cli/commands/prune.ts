@@ -92,7 +92,7 @@ function tell(context: Context, event: PruneEvent): void {
       tellPlan(context, event.plan);
       return;
     case "removed":
-      render.progress(`${event.objects} of ${event.of} objects removed`);
+      render.progress({ doing: "removing", unit: "objects", done: event.objects, total: event.of });
       return;
     case "not-swept":
       render.line(event);

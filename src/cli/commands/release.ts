@@ -120,7 +120,10 @@ function tell(context: Context, event: ReleaseEvent, rate: number | undefined): 
       return;
     case "batch":
       render.line(event);
-      render.progress(`${event.released} messages released, ${event.remaining} on hold${failures(event)}`);
+      render.progress({
+        ...{ doing: "releasing", unit: "messages", more: failures(event) },
+        ...{ done: event.released, total: event.released + event.remaining },
+      });
       return;
     case "paused": {
       const why = event.reason === null ? "" : `: ${printable(event.reason)}`;
@@ -137,7 +140,7 @@ function tell(context: Context, event: ReleaseEvent, rate: number | undefined): 
 }
 
 function failures({ cameBack, returned }: Failures): string {
-  return (cameBack ?? 0) + (returned ?? 0) === 0 ? "" : `, ${failed({ cameBack, returned })}`;
+  return (cameBack ?? 0) + (returned ?? 0) === 0 ? "" : failed({ cameBack, returned });
 }
 
 interface Failures {

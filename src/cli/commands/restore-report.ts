@@ -14,15 +14,23 @@ const steps = {
   release: "releasing what Postfix is to deliver",
 } as const;
 
+/** What takes its time after the files are written. Before that a question may be asked, which nothing may write over. */
+const afterWriting: ReadonlySet<string> = new Set<keyof typeof steps>(["sync", "place", "check", "release"]);
+
 /** What a restore tells on its way. */
 export function tell({ render }: Context, event: RestoreEvent): void {
   switch (event.type) {
     case "step":
       render.detail(`${steps[event.step]}: ${event.messages} messages`);
+      if (afterWriting.has(event.step)) {
+        render.progress({ doing: steps[event.step], unit: "messages", done: null, total: event.messages });
+      }
       return;
-    case "staged":
-      render.progress(`${event.done} of ${event.total} files written`);
+    case "staged": {
+      const { done, total, bytes, bytesTotal } = event;
+      render.progress({ doing: steps.stage, unit: "files", done, total, bytes, bytesTotal });
       return;
+    }
     case "resumed":
       render.event(event, `going on with the interrupted run ${event.run}`);
   }

@@ -101,7 +101,7 @@ async function undoMail(context: Context, record: RunRecord, options: UndoOption
   const job = { run: record.run, instance, stateDirectory, claims, clock, signal };
   const report = await undoRun({
     ...job,
-    report: ({ done, total }) => render.progress(`${done} of ${total} messages`),
+    report: ({ done, total }) => render.progress({ doing: "taking back", unit: "messages", done, total }),
   });
   tellReport(context, report, record, claims);
   return report.left.length > 0 ? 3 : 0;

@@ -5,12 +5,12 @@ import { loadSeen, saveSeen } from "../../repository/chain.ts";
 import type { RecordPlace } from "../../repository/layout.ts";
 import type { Repository, SignedSnapshot } from "../../repository/repository.ts";
 import type { Damage } from "../../verify/damage.ts";
-import { verifyDeep } from "../../verify/deep.ts";
+import { type DeepProgress, verifyDeep } from "../../verify/deep.ts";
 import { type SealedReport, verifySealed } from "../../verify/sealed.ts";
 import { chooseSnapshot } from "../choose.ts";
 import type { Context } from "../context.ts";
 import { type Leave, recorded } from "../job.ts";
-import { printable, size } from "../table.ts";
+import { printable } from "../table.ts";
 
 export interface VerifyOptions {
   readonly all?: true | undefined;
@@ -85,8 +85,8 @@ async function checkSealed(
     trusted: await context.trustedKeys(),
     seen: loadSeen(stateDirectory, repository.id),
     signal,
-    report: ({ objects, objectsTotal, bytes, bytesTotal }) =>
-      render.progress(`${objects} of ${objectsTotal} objects, ${size(bytes)} of ${size(bytesTotal)} read`),
+    report: ({ objects: done, objectsTotal: total, bytes, bytesTotal }) =>
+      render.progress({ doing: "reading", unit: "objects", done, total, bytes, bytesTotal }),
   });
   saveSeen(stateDirectory, repository.id, report.seen);
   return report;
@@ -131,7 +131,8 @@ async function checkDeep(
 ) {
   const { processors } = config.limits;
   await using reader = new PackReader({ identities, processors });
-  const report = (packs: number, of: number) => render.progress(`${packs} of ${of} packs opened`);
+  const report = ({ packs: done, packsTotal: total, bytes, bytesTotal }: DeepProgress) =>
+    render.progress({ doing: "opening", unit: "packs", done, total, bytes, bytesTotal });
   return await verifyDeep({ repository, snapshots, identities, reader, processors, sample, signal, report });
 }
 
