@@ -234,6 +234,19 @@ export class Repository {
   }
 
   /**
+   * See to it that all a snapshot needs stays locked for as long as a snapshot written now, where the store locks what is
+   * written: packs and parts of earlier snapshots, and the marker. To be called before `commit`.
+   */
+  async keepLocked({ packs, parts }: Needed, signal?: AbortSignal): Promise<void> {
+    const keys = [
+      markerKey,
+      ...parts.map(({ id }) => objectKey("part", id)),
+      ...packs.map(({ id }) => objectKey("pack", id)),
+    ];
+    await mapConcurrently(keys, 8, (key) => this.store.keepLocked(key, signal));
+  }
+
+  /**
    * Sign and store a snapshot's record. The snapshot exists from the moment this resolves; what it refers to must have
    * been stored before.
    *
@@ -262,19 +275,6 @@ export class Repository {
     const [number, writer] = [(last?.number ?? 0) + 1, key.writer];
     const head = {
       format: 1,
-  /**
-   * See to it that all a snapshot needs stays locked for as long as a snapshot written now, where the store locks what is
-   * written: packs and parts of earlier snapshots, and the marker. To be called before `commit`.
-   */
-  async keepLocked({ packs, parts }: Needed, signal?: AbortSignal): Promise<void> {
-    const keys = [
-      markerKey,
-      ...parts.map(({ id }) => objectKey("part", id)),
-      ...packs.map(({ id }) => objectKey("pack", id)),
-    ];
-    await mapConcurrently(keys, 8, (key) => this.store.keepLocked(key, signal));
-  }
-
       type: "removal",
       repository: this.id,
       writer,
