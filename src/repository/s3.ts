@@ -460,17 +460,9 @@ export class S3Store implements ObjectStore {
   #worded(what: string, error: unknown, signal: AbortSignal | undefined): unknown {
     if (signal?.aborted) return signal.reason;
     if (what.startsWith("read ") && isMissingKey(failureOf(error))) {
-      return new OperatorError("damaged", `${what.slice("read ".length)} is missing`, { hints: this.#hiddenHints() });
+      return new OperatorError("damaged", `${what.slice("read ".length)} is missing`);
     }
     return explain(what, error, { ...this.#options, url: this.url, endpoint: this.#options.endpoint });
-  }
-
-  /** Where locks are kept nothing can be destroyed, only hidden. */
-  #hiddenHints(): string[] {
-    if (!this.#options.lockDays) return [];
-    return [
-      "the bucket keeps what was removed or overwritten as an older version: docs/OBJECT-LOCK.md tells how to bring it back",
-    ];
   }
 
   #failed(what: string, why: string): OperatorError {

@@ -147,7 +147,7 @@ interface Verdict {
 /** Findings a person is shown one by one. */
 const shown = 50;
 
-function tell({ render }: Context, { level, snapshots, packs, messages, damaged }: Verdict): number {
+function tell({ render, config }: Context, { level, snapshots, packs, messages, damaged }: Verdict): number {
   for (const { snapshot, object, message, problem } of damaged.slice(0, shown)) {
     const where = [
       snapshot === null ? "" : `snapshot ${snapshot.slice(0, 12)}`,
@@ -157,7 +157,7 @@ function tell({ render }: Context, { level, snapshots, packs, messages, damaged 
     render.warn(printable([...where.filter((part) => part !== ""), what].join(", ")));
   }
   if (damaged.length > shown) render.warn(`and ${damaged.length - shown} more: --json lists them all`);
-  const hints = hintsFor(damaged);
+  const hints = hintsFor(damaged, config.repository.object_lock_days > 0);
   render.summary({ level, snapshots, packs, messages, damaged, hints });
   const verdict =
     damaged.length === 0 ? render.colour("green", "nothing wrong") : render.colour("red", `${damaged.length} findings`);
@@ -166,11 +166,14 @@ function tell({ render }: Context, { level, snapshots, packs, messages, damaged 
   return damaged.length === 0 ? 0 : 13;
 }
 
-/** Next steps. */
-function hintsFor(damaged: readonly Damage[]): readonly string[] {
+/** Next steps. @param locked in a bucket with Object Lock nothing can be destroyed before its time, only hidden */
+function hintsFor(damaged: readonly Damage[], locked: boolean): readonly string[] {
   if (damaged.length === 0) return [];
   const about = (kind: string) => damaged.some(({ object }) => object?.startsWith(kind));
   return [
+    ...(locked
+      ? ["the bucket keeps what was removed or overwritten, as older versions: docs/OBJECT-LOCK.md brings it back"]
+      : []),
     ...(about("packs/") || about("parts/")
       ? [
           "a backup goes on using what is stored: move the damaged objects out of the repository, then run spoolsafe backup, which stores anew what it misses",

@@ -1,7 +1,7 @@
 #!/bin/bash
 # One-node Ceph 16 (monitor + OSD + S3 gateway, no mgr) on 127.0.0.1. Debian 12: ceph-mon ceph-osd radosgw. Idempotent.
 # env: DIR (absolute, short)  PORT (S3; PORT+1 = monitor; not 6800-7300)  STORE=memstore|bluestore
-# keys: test/testtest, other/otherother. Everything it writes is in DIR.
+# keys: test/testtest, and other, third, fourth, fifth likewise. Everything it writes is in DIR.
 set -eu; : "${DIR:?}" "${PORT:?}"; STORE=${STORE:-memstore} H=$(dirname "$(readlink -f "$0")") A="-c $DIR/ceph.conf"
 up() { curl -s -o /dev/null --max-time 2 "http://127.0.0.1:$PORT/"; }
 alive() { [ -s "$DIR/pids" ] && for p in $(cat "$DIR/pids"); do grep -qzxF "$DIR/ceph.conf" "/proc/$p/cmdline" 2>/dev/null || return 1; done; }
@@ -63,7 +63,7 @@ if [ $NEW ]; then
 fi >>log/new.out 2>&1
 bg ceph-osd -f $A -i 0
 if [ $NEW ]; then
-  for k in test other; do timeout 120 radosgw-admin $A user create --uid $k --display-name $k --access-key $k --secret-key $k$k; done
+  for k in test other third fourth fifth; do timeout 120 radosgw-admin $A user create --uid $k --display-name $k --access-key $k --secret-key $k$k; done
   touch made
 fi >>log/new.out 2>&1
 bg radosgw -f $A -n client.rgw
