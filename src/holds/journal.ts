@@ -3,6 +3,7 @@ import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";
+import { syncHold } from "./sync-hold.ts";
 
 /**
  * Why a message is on hold because of us. `capture`: for the moment of a backup, ours to release after a crash.
@@ -55,11 +56,13 @@ export function journalDirectory(stateDirectory: string): string {
  */
 export class HoldJournal {
   readonly path: string;
+  readonly #queueDirectory: string;
   readonly #fd: number;
   readonly #open = new Set<number>();
 
-  private constructor(path: string, fd: number) {
+  private constructor(path: string, queueDirectory: string, fd: number) {
     this.path = path;
+    this.#queueDirectory = queueDirectory;
     this.#fd = fd;
   }
 
@@ -68,7 +71,7 @@ export class HoldJournal {
     makePrivateDirectory(directory);
     const path = join(directory, `${start.run}.${start.instance.replaceAll("/", "_")}.jsonl`);
     const temporary = `${path}.new`;
-    const journal = new HoldJournal(path, openSync(temporary, "ax", 0o600));
+    const journal = new HoldJournal(path, start.queueDirectory, openSync(temporary, "ax", 0o600));
     journal.#append({ type: "start", bootId: currentBootId(), ...start });
     fdatasyncSync(journal.#fd);
     // It gets its name with its first line in it: whoever reads journals never meets an empty one.
@@ -86,10 +89,11 @@ export class HoldJournal {
   }
 
   /**
-   * Every message of the batch is known to be out of hold again. On disk with the next batch or the journal's end: what
-   * postsuper reported tells the same until then.
+   * Every message of the batch is known to be out of hold again, and that is made durable first. This line is on disk with
+   * the next batch or the journal's end: what postsuper reported tells the same until then.
    */
   released(batch: number): void {
+    syncHold(this.#queueDirectory);
     this.#append({ type: "released", batch });
     this.#open.delete(batch);
   }

@@ -23,6 +23,7 @@ import {
   removeJournal,
   textIfThere,
 } from "./journal.ts";
+import { syncHold } from "./sync-hold.ts";
 
 /** What a recovery did, per journal. */
 export interface HoldRecovery {
@@ -118,6 +119,7 @@ async function recoverJournal(journal: CaptureJournal, request: RecoverRequest):
     if (journal.start.mode === "freeze" && (await masterState(instance)) !== "stopped")
       await wakeDeferred(instance, clock);
   }
+  syncHold(instance.queueDirectory);
   removeJournal(journal.path);
   return answer(ids, [], null);
 }

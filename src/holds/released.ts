@@ -4,6 +4,7 @@ import type { PostfixInstance } from "../postfix/instance.ts";
 import { listQueue, type SpoolFile } from "../postfix/spool.ts";
 import { journalDirectory } from "./journal.ts";
 import { appendQueueRecord, queueRecords, recordedQueue } from "./queue-records.ts";
+import { syncHold } from "./sync-hold.ts";
 
 const releasedFields = {
   queue: recordedQueue,
@@ -26,7 +27,7 @@ export function recordGivenBack(
   instance: PostfixInstance,
   record: { readonly claim: string; readonly time: string; readonly ids: readonly string[] },
 ): void {
-  if (record.ids.length > 0) appendQueueRecord(stateDirectory, fenceFile, instance, record);
+  recordOut(stateDirectory, fenceFile, instance, record);
 }
 
 /** The same of what a restore had put on hold. */
@@ -35,7 +36,18 @@ export function recordReleased(
   instance: PostfixInstance,
   record: { readonly run: string; readonly time: string; readonly ids: readonly string[] },
 ): void {
-  if (record.ids.length > 0) appendQueueRecord(stateDirectory, restoreFile, instance, record);
+  recordOut(stateDirectory, restoreFile, instance, record);
+}
+
+function recordOut(
+  stateDirectory: string,
+  file: string,
+  instance: PostfixInstance,
+  record: { readonly ids: readonly string[] },
+): void {
+  if (record.ids.length === 0) return;
+  syncHold(instance.queueDirectory);
+  appendQueueRecord(stateDirectory, file, instance, record);
 }
 
 /** What has been let go of what we had on hold. */

@@ -17,6 +17,7 @@ import { placedHolds, recordPlaced } from "../../src/holds/placed.ts";
 import { recordedBy, recordGivenBack, recordReleased } from "../../src/holds/released.ts";
 import type { PostfixInstance } from "../../src/postfix/instance.ts";
 import { queueIdentity } from "../../src/postfix/queue-identity.ts";
+import { watchDisk } from "../support/disk-order.ts";
 
 let directory: string;
 
@@ -71,8 +72,23 @@ describe("the journal of what a run holds", () => {
     expect(names()).toEqual(["RUN.mx.b.0.hold.stderr", "RUN.mx.b.jsonl"]);
   });
 
+  test("says that a batch is released when that is on the disk of the queue, which may be another", () => {
+    const hold = join(directory, "spool", "hold");
+    mkdirSync(join(hold, "A", "B"), { recursive: true });
+    const journal = begin("mx");
+    journal.batch(0, since, [["B1", 5]]);
+    using disk = watchDisk();
+    journal.released(0);
+    journal.close();
+    const queue = [hold, join(hold, "A"), join(hold, "A", "B")];
+    expect(disk.calls.slice(0, 4)).toEqual([
+      ...queue.map((path) => `sync ${path}`),
+      `write ${journal.path}.new (deleted)`,
+    ]);
+  });
+
   function begin(instance: string): HoldJournal {
-    const place = { configDirectory: "/etc/postfix", queueDirectory: "/var/spool/postfix" };
+    const place = { configDirectory: "/etc/postfix", queueDirectory: join(directory, "spool") };
     return HoldJournal.begin(directory, { run: "RUN", mode: "hold", instance, ...place, since, preheld: ["A1"] });
   }
 });
@@ -118,6 +134,19 @@ describe("what a restore or a fence placed", () => {
     recordPlaced(directory, mx, { ...fenced, since: "2026-11-24T22:00:00.000Z", ids: ["B1"] });
     expect([...placedHolds(directory, mx).keys()].sort()).toEqual(["A2", "B1", "B2"]);
     expect(recordedBy(directory, mx, "claim1").sort()).toEqual(["B1", "B2"]);
+  });
+
+  test("is written down as let go when that is on the disk of the queue, which may be another", () => {
+    const mx = instance("one");
+    mkdirSync(join(mx.queueDirectory, "hold"));
+    using disk = watchDisk();
+    const hold = `sync ${join(mx.queueDirectory, "hold")}`;
+    recordReleased(directory, mx, { run: "R1", time: since, ids: ["A1"] });
+    expect(disk.calls.slice(0, 2)).toEqual([hold, `write ${join(journalDirectory(directory), "restore.released")}`]);
+    const before = disk.calls.length;
+    recordGivenBack(directory, mx, { claim: "claim1", time: since, ids: ["B1"] });
+    const file = join(journalDirectory(directory), "fence.released");
+    expect(disk.calls.slice(before, before + 2)).toEqual([hold, `write ${file}`]);
   });
 
   test("is known after a reboot gave the file system another device number, and not in a directory made anew", () => {
