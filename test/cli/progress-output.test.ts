@@ -86,6 +86,7 @@ describe("on a terminal", () => {
     render.progress(work(0));
     end(render);
     expect(err.writes[1]).toBe(erase);
+    expect(vi.getTimerCount()).toBe(0);
     const { length } = err.writes;
     vi.advanceTimersByTime(60_000);
     expect(err.writes.length).toBe(length);
