@@ -9,6 +9,7 @@ import { OperatorError } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import type { ObjectStore } from "../repository/object-store.ts";
 import type { Repository } from "../repository/repository.ts";
+import type { StoreSettings } from "../repository/store-url.ts";
 import { type Clock, systemClock } from "../system/clock.ts";
 import type { GlobalOptions } from "./globals.ts";
 import type { Render } from "./render.ts";
@@ -92,17 +93,10 @@ export class Context implements AsyncDisposable {
   /** The store of the configured repository, opened or not. @throws OperatorError `config` when none is configured */
   async store(): Promise<ObjectStore> {
     if (this.#store === undefined) {
-      const { url, endpoint, region, path_style, credentials_file, object_lock_days } = this.config.repository;
+      const { url } = this.config.repository;
       if (url === undefined) throw noRepositoryConfigured(this.configFile);
       const { openStore } = await import("../repository/store-url.ts");
-      this.#store ??= openStore({
-        url,
-        endpoint,
-        region,
-        pathStyle: path_style,
-        credentialsFile: credentials_file,
-        lockDays: object_lock_days,
-      });
+      this.#store ??= openStore(storeSettings({ ...this.config.repository, url }));
     }
     return this.#store;
   }
@@ -175,6 +169,19 @@ export class Context implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#store?.close();
   }
+}
+
+/** What a table of the configuration says of a store, as the store takes it. */
+export function storeSettings(table: Config["repository"] & { readonly url: string }): StoreSettings {
+  const { url, endpoint, region, path_style, credentials_file, object_lock_days } = table;
+  return {
+    url,
+    endpoint,
+    region,
+    pathStyle: path_style,
+    credentialsFile: credentials_file,
+    lockDays: object_lock_days,
+  };
 }
 
 function noRepositoryConfigured(file: string): OperatorError {

@@ -164,6 +164,25 @@ export function buildProgram(perform: Perform) {
       examples("spoolsafe prune --dry-run", "spoolsafe prune", "spoolsafe prune --host mx1.example.org --dry-run"),
     )
     .action((options) => start(async (context) => (await import("./commands/prune.ts")).run(context, options)));
+  program
+    .command("copy")
+    .description(
+      "Copy snapshots to further repositories: what is missing there, verified on arrival. Needs no identity.",
+    )
+    .argument("[snap]", `${snapHelp}, with those before it; default: all`)
+    .option("--all", "every snapshot, as without a snapshot")
+    .option("--to <url>", "file:///directory or s3://bucket/prefix; default: every [[copy]] of the configuration")
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe copy",
+        "spoolsafe copy --to file:///media/usb/spoolsafe",
+        "spoolsafe copy latest --to s3://other/mx1",
+      ),
+    )
+    .action((snap, options) =>
+      start(async (context) => (await import("./commands/copy.ts")).run(context, snap, options)),
+    );
 
   program.commandsGroup("Look:");
   program

@@ -166,7 +166,7 @@ function samePath(a: KeyPath, b: KeyPath): boolean {
 }
 
 function applyOverrides(values: Record<string, unknown>, overrides: readonly Override[]): Record<string, unknown> {
-  const result = { ...values };
+  const result = withCopyNamed(values, overrides);
   for (const { path, value } of overrides) {
     const [section, key] = path;
     const table = result[section];
@@ -174,6 +174,15 @@ function applyOverrides(values: Record<string, unknown>, overrides: readonly Ove
     if (table === undefined || isTable(table)) result[section] = { ...table, [key]: value };
   }
   return result;
+}
+
+/** A copy that flag or environment name as the repository is reached as its own table says. */
+function withCopyNamed(values: Record<string, unknown>, overrides: readonly Override[]): Record<string, unknown> {
+  const url = overrides.find(({ path }) => path.join(".") === "repository.url")?.value;
+  const copies = Array.isArray(values.copy) ? values.copy : [];
+  const named = copies.find((table) => isTable(table) && table.url === url);
+  const own = isTable(values.repository) && values.repository.url === url;
+  return url === undefined || named === undefined || own ? { ...values } : { ...values, repository: { ...named } };
 }
 
 function isTable(value: unknown): value is Record<string, unknown> {

@@ -219,12 +219,7 @@ const { "": top, ...tables } = sections;
 export const configSchema = z.strictObject({
   ...top,
   repository: table(tables.repository),
-  copy: z
-    .array(z.strictObject(repository))
-    .refine((copies) => copies.every((copy) => copy.url === undefined), {
-      error: "copies in further repositories are not supported yet; remove the [[copy]] tables",
-    })
-    .prefault([]),
+  copy: z.array(z.strictObject(repository)).prefault([]),
   encryption: table(tables.encryption),
   signing: table(tables.signing),
   postfix: table(tables.postfix),

@@ -4,6 +4,7 @@ import { OperatorError } from "../../errors.ts";
 import type { PostfixInstance } from "../../postfix/instance.ts";
 import type { CaptureMode } from "../../snapshot/snapshot.ts";
 import type { Context } from "../context.ts";
+import { configuredCopies, copyAfterBackup, requireApart } from "../copies.ts";
 import { type Leave, recorded } from "../job.ts";
 import { printable, size, span, table } from "../table.ts";
 import { version } from "../version.ts";
@@ -20,11 +21,21 @@ export async function run(context: Context, options: BackupOptions): Promise<num
   if (options.dryRun === true) return await forecast(context, await chosenInstances(context));
   // One instance of several, by hand, is not the backup that status and alerts watch.
   const whole = context.globals.instance === undefined || context.scheduledFor !== null;
-  const work = (leave: Leave) => backUp(context, options, leave);
-  return whole ? await recorded(context, "backup", work) : await work(() => {});
+  let summarize = () => {};
+  const work = async (leave: Leave) => {
+    await requireApart(context, configuredCopies(context));
+    const report = await backUp(context, options, leave);
+    summarize = () => context.render.summary(summary(report));
+    context.render.text(text(report));
+    return report.problems.length > 0 ? 3 : 0;
+  };
+  const exit = whole ? await recorded(context, "backup", work) : await work(() => {});
+  await copyAfterBackup(context);
+  summarize();
+  return exit;
 }
 
-async function backUp(context: Context, options: BackupOptions, leave: Leave): Promise<number> {
+async function backUp(context: Context, options: BackupOptions, leave: Leave): Promise<BackupReport> {
   const instances = await chosenInstances(context);
   const { config, render } = context;
   const report = await backup({
@@ -56,11 +67,9 @@ async function backUp(context: Context, options: BackupOptions, leave: Leave): P
     render.line({ type: "problem", instance, queueId, problem } as never);
     render.warn(`${instance}: ${printable(what)}`);
   }
-  render.summary(summary(report));
-  render.text(text(report));
   const { messages, hold } = report.snapshot;
   leave({ snapshot: report.id, messages: messages.total, heldLongestMs: hold.longestMs });
-  return report.problems.length > 0 ? 3 : 0;
+  return report;
 }
 
 function requireRoot(): void {
