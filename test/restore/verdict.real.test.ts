@@ -162,10 +162,10 @@ function mistakes(primary: Primary, { messages }: Judgement, deleted: ReadonlySe
       const got = targets.filter((target) => primary.got(message.messageId, target)).length;
       const returned = recipient.address.endsWith("@bounce.test") && primary.noticed(message.sender);
       const others = elsewhere(messages, message, recipient.address);
-      const toCome = others.includes("deliver") || others.includes("in-doubt");
+      const decidedThere = others.some((other) => other !== undefined && other !== "done");
       const wrong =
         (verdict === "deliver" && (got > 0 || deleted.has(message.queueId) || others.includes("deliver"))) ||
-        (verdict === "done" && got < targets.length && !returned && !toCome) ||
+        (verdict === "done" && got < targets.length && !returned && !decidedThere) ||
         (verdict === "deleted" && !deleted.has(message.queueId));
       if (!wrong) return [];
       return [`${message.queueId} ${recipient.address} ${verdict}, got ${got}: ${reason}; ${evidence ?? ""}`];
