@@ -26,7 +26,7 @@ export function statusText(report: StatusReport, render: Pick<Render, "colour">)
 }
 
 function happenings(report: StatusReport): string {
-  const { lastBackup, lastVerify, lastDrill, jobs, holds, unsentCopies, unsentAlerts } = report;
+  const { lastBackup, lastVerify, lastDrill, jobs, holds, copies, unsentAlerts } = report;
   const window = lastBackup?.heldLongestMs == null ? "" : `none on hold longer than ${lastBackup.heldLongestMs} ms`;
   const size = lastBackup?.messages == null ? "" : `${lastBackup.messages} messages`;
   const prune = jobs.find(({ job }) => job === "prune");
@@ -38,7 +38,11 @@ function happenings(report: StatusReport): string {
       ? []
       : [happening("newest prune", prune.lastSuccess, jobs, "prune")]),
     ["on hold by us", String(heldByUs(holds)), holds.map(({ kind, messages }) => `${kind}: ${messages}`).join(", ")],
-    ...(unsentCopies === null ? [] : [["not copied yet", String(unsentCopies), ""]]),
+    ...copies.map(({ url, behind, lastSuccess }) => [
+      "newest copy",
+      lastSuccess === null ? "never" : `${ago(lastSuccess.ageSeconds)} ago`,
+      [printable(url), behind === 0 ? "" : `${behind} snapshots behind`].filter((part) => part !== "").join(", "),
+    ]),
     ["alerts not sent", String(unsentAlerts.length), ""],
   ];
   return table(["", "", ""], rows).replace(/^\n/, "");

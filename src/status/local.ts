@@ -4,6 +4,7 @@ import { z } from "zod";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { textIfThere } from "../holds/journal.ts";
 import { listHolds } from "../holds/list.ts";
+import { readCopies } from "../jobs/copies.ts";
 import { isRunning, type JobName, type JobRecord, jobNames, readJob } from "../jobs/record.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import type { Clock } from "../system/clock.ts";
@@ -51,7 +52,12 @@ export function lookAround(look: LocalLook): StatusFacts {
     lastDrill: happened(recordOf(records, "drill")?.lastSuccess, now),
     jobs,
     holds: seen.flatMap(({ holds }) => holds),
-    unsentCopies: null,
+    copies: readCopies(stateDirectory).map(({ url, behind, lastSuccess, error }) => ({
+      url,
+      behind,
+      lastSuccess: happened(lastSuccess, now),
+      error,
+    })),
     unsentAlerts: unsentAlerts(stateDirectory),
     instances: seen.flatMap(({ state }) => state ?? []),
     unseen: seen.flatMap(({ unseen }) => unseen ?? []),

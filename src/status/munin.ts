@@ -1,7 +1,7 @@
 import { messageQueues } from "../postfix/queue.ts";
 import type { InstanceState } from "./queue-state.ts";
 import type { StatusReport, Threshold } from "./report.ts";
-import { heldByUs } from "./summary.ts";
+import { heldByUs, unsentCopies } from "./summary.ts";
 
 interface Field {
   readonly name: string;
@@ -99,7 +99,7 @@ function ages({ lastBackup, lastVerify, lastDrill, limits }: StatusReport): Grap
   };
 }
 
-function troubles({ problems, holds, unsentAlerts, unsentCopies }: StatusReport): Graph {
+function troubles({ problems, holds, unsentAlerts, copies }: StatusReport): Graph {
   const criticals = problems.filter(({ severity }) => severity === "critical").length;
   return {
     name: "spoolsafe_problems",
@@ -112,7 +112,7 @@ function troubles({ problems, holds, unsentAlerts, unsentCopies }: StatusReport)
       { name: "warnings", label: "warnings", value: problems.length - criticals, warning: 0 },
       { name: "held", label: "messages held by us", value: heldByUs(holds) },
       { name: "unsent_alerts", label: "alerts not sent", value: unsentAlerts.length },
-      { name: "unsent_copies", label: "copies not sent", value: unsentCopies ?? undefined },
+      { name: "unsent_copies", label: "copies not sent", value: unsentCopies(copies) ?? undefined },
     ],
   };
 }

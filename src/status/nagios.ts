@@ -2,7 +2,7 @@ import { messageQueues } from "../postfix/queue.ts";
 import { ago } from "./ago.ts";
 import type { InstanceState } from "./queue-state.ts";
 import type { StatusLimits, StatusReport } from "./report.ts";
-import { heldByUs } from "./summary.ts";
+import { heldByUs, unsentCopies } from "./summary.ts";
 
 /** Exit codes of a monitoring plugin (Nagios plugin guidelines; the same for Icinga and Checkmk). */
 export const nagiosExit = { ok: 0, warning: 1, critical: 2, unknown: 3 } as const;
@@ -47,7 +47,8 @@ function summary({ lastBackup, lastVerify, lastDrill, instances, repository }: S
 }
 
 function performanceData(report: StatusReport): string[] {
-  const { lastBackup, lastVerify, lastDrill, holds, unsentAlerts, unsentCopies, limits, repository } = report;
+  const { lastBackup, lastVerify, lastDrill, holds, unsentAlerts, copies, limits, repository } = report;
+  const unsent = unsentCopies(copies);
   const { warning, critical } = limits.backupAge;
   const hosts = repository?.hosts ?? [];
   return [
@@ -62,7 +63,7 @@ function performanceData(report: StatusReport): string[] {
     lastBackup?.heldLongestMs == null ? "" : `hold_window=${lastBackup.heldLongestMs / 1000}s;;;0`,
     `held_by_us=${heldByUs(holds)};;;0`,
     `unsent_alerts=${unsentAlerts.length};0;;0`,
-    unsentCopies === null ? "" : `unsent_copies=${unsentCopies};0;;0`,
+    unsent === null ? "" : `unsent_copies=${unsent};0;;0`,
     ...report.instances.flatMap((instance) => instanceData(instance, limits)),
   ].filter((one) => one !== "");
 }

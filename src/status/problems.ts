@@ -1,6 +1,7 @@
 import { ago } from "./ago.ts";
 import type { InstanceState } from "./queue-state.ts";
 import type {
+  CopyStatus,
   HoldStatus,
   HostStatus,
   JobStatus,
@@ -17,7 +18,7 @@ export function judge(facts: StatusFacts, limits: StatusLimits): readonly Status
     ...(facts.repository === null ? ownBackup(facts, limits) : repositoryProblems(facts.repository, facts, limits)),
     ...facts.jobs.flatMap(jobProblems),
     ...facts.holds.flatMap((hold) => holdProblems(hold, facts.jobs, limits)),
-    ...copyProblems(facts.unsentCopies),
+    ...facts.copies.flatMap((copy) => copyProblems(copy, facts, limits)),
     ...alertProblems(facts.unsentAlerts),
     ...facts.unseen.map((what) =>
       critical("unseen", what, "mount or repair what is named, or correct the configuration"),
@@ -136,9 +137,15 @@ function holdProblems(
   return [];
 }
 
-function copyProblems(unsent: number | null): StatusProblem[] {
-  if (unsent === null || unsent === 0) return [];
-  return [warning("copies-unsent", `${unsent} snapshots are not in every further repository yet`, "spoolsafe copy")];
+/** A backup copies what it has made itself, so while one is at work something is behind and nothing is wrong. */
+function copyProblems({ url, behind, lastSuccess, error }: CopyStatus, facts: StatusFacts, limits: StatusLimits) {
+  const atWork = facts.jobs.some(({ job, running }) => running && (job === "backup" || job === "copy"));
+  if (behind === 0 || atWork) return [];
+  const since =
+    lastSuccess === null ? "nothing was ever copied there whole" : `whole ${ago(lastSuccess.ageSeconds)} ago`;
+  const told = `${behind} snapshots are not in ${url} yet (${since})${error === null ? "" : `: ${error}`}`;
+  const old = lastSuccess === null || lastSuccess.ageSeconds > limits.backupAge.critical;
+  return [(old ? critical : warning)("copies-unsent", told, "spoolsafe copy --all")];
 }
 
 /** One for each channel: what does not work is the channel. */

@@ -48,7 +48,7 @@ function metrics(report: StatusReport): Metric[] {
 }
 
 function overall(report: StatusReport): Metric[] {
-  const { host, time, problems, holds, unsentAlerts, unsentCopies, limits, repository } = report;
+  const { host, time, problems, holds, unsentAlerts, copies, limits, repository } = report;
   const count = (severity: string) => problems.filter((one) => one.severity === severity).length;
   const kinds = ["capture", "restore", "fence"] as const;
   return [
@@ -84,8 +84,15 @@ function overall(report: StatusReport): Metric[] {
     ]),
     gauge(
       "spoolsafe_unsent_copies",
-      "Snapshots that are not in every further repository yet.",
-      unsentCopies === null ? [] : [{ labels: { host }, value: unsentCopies }],
+      "Snapshots that are not in a further repository yet.",
+      copies.map(({ url, behind }) => ({ labels: { host, url }, value: behind })),
+    ),
+    gauge(
+      "spoolsafe_copied_timestamp_seconds",
+      "Start of the last copy to a further repository that left nothing to do.",
+      copies.flatMap(({ url, lastSuccess }) =>
+        lastSuccess === null ? [] : [{ labels: { host, url }, value: seconds(lastSuccess.time) }],
+      ),
     ),
   ];
 }

@@ -57,6 +57,17 @@ export interface UnsentAlert {
   readonly error: string;
 }
 
+/** A further repository that snapshots are copied to. */
+export interface CopyStatus {
+  readonly url: string;
+  /** Snapshots that should be there and are not. */
+  readonly behind: number;
+  /** The last copy that left nothing to do. */
+  readonly lastSuccess: Happened | null;
+  /** Why the last one did leave something, in its own words. */
+  readonly error: string | null;
+}
+
 /** The newest good snapshot of a host, as the repository has it. */
 export interface HostStatus {
   readonly host: string;
@@ -89,8 +100,8 @@ export interface StatusFacts {
   readonly lastDrill: Happened | null;
   readonly jobs: readonly JobStatus[];
   readonly holds: readonly HoldStatus[];
-  /** Null while nothing is copied anywhere. */
-  readonly unsentCopies: number | null;
+  /** Further repositories by how they stand; none where nothing is copied anywhere. */
+  readonly copies: readonly CopyStatus[];
   readonly unsentAlerts: readonly UnsentAlert[];
   readonly instances: readonly InstanceState[];
   /** What should have been looked at and could not be. */

@@ -1,10 +1,10 @@
 import { messageQueues } from "../postfix/queue.ts";
 import type { InstanceState } from "./queue-state.ts";
-import type { HoldStatus, StatusReport } from "./report.ts";
+import type { CopyStatus, HoldStatus, StatusReport } from "./report.ts";
 
 /** The fields of the JSON summary (docs/INTERFACE.md). What never happened is null. */
 export function statusSummary(report: StatusReport) {
-  const { host, time, lastBackup, lastVerify, lastDrill, jobs, unsentCopies, unsentAlerts, repository } = report;
+  const { host, time, lastBackup, lastVerify, lastDrill, jobs, copies, unsentAlerts, repository } = report;
   return {
     ok: report.problems.length === 0,
     host,
@@ -14,13 +14,19 @@ export function statusSummary(report: StatusReport) {
     lastDrill,
     heldByUs: heldByUs(report.holds),
     holds: report.holds,
-    unsentCopies,
+    unsentCopies: unsentCopies(copies),
+    copies,
     unsentAlerts: unsentAlerts.length,
     jobs,
     instances: report.instances.map(instanceSummary),
     hosts: repository?.hosts ?? null,
     problems: report.problems.map(({ problem }) => problem),
   };
+}
+
+/** Snapshots that are missing in further repositories, each counted where it is missing; null where nothing is copied. */
+export function unsentCopies(copies: readonly CopyStatus[]): number | null {
+  return copies.length === 0 ? null : copies.reduce((sum, { behind }) => sum + behind, 0);
 }
 
 /** Messages, of every kind of hold. */

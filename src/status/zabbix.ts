@@ -1,6 +1,6 @@
 import { messageQueues } from "../postfix/queue.ts";
 import type { Happened, StatusReport } from "./report.ts";
-import { heldByUs } from "./summary.ts";
+import { heldByUs, unsentCopies } from "./summary.ts";
 
 /**
  * One JSON document for a master item: dependent items take their values from it by JSONPath, `discovery` is what low-level
@@ -25,7 +25,7 @@ export function zabbixDocument(report: StatusReport): string {
     drill: happening(lastDrill),
     held_by_us: heldByUs(report.holds),
     unsent_alerts: report.unsentAlerts.length,
-    unsent_copies: report.unsentCopies,
+    unsent_copies: unsentCopies(report.copies),
     instances: report.instances.map(({ name, queues, total, deferredShare, oldest }) => ({
       name,
       total,

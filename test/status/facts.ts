@@ -19,7 +19,7 @@ export function factsOf(over: Partial<StatusFacts> = {}): StatusFacts {
     lastDrill: null,
     jobs: [jobOf()],
     holds: [],
-    unsentCopies: null,
+    copies: [],
     unsentAlerts: [],
     instances: [instanceOf("mx")],
     unseen: [],

@@ -9,6 +9,7 @@ import { factsOf, instanceOf, jobOf, limits, reportOf } from "./facts.ts";
 
 const examples = join(import.meta.dirname, "../../examples");
 const nothingYet = { lastBackup: null, lastVerify: null, jobs: [], instances: [] };
+const copy = { url: "s3://other/mx1", behind: 1, lastSuccess: null, error: null };
 const bad = { lastBackup: null, instances: [instanceOf("mx", 6000)] };
 
 describe("nagios", () => {
@@ -40,8 +41,8 @@ describe("nagios", () => {
   });
 
   test("tells the worst first, and how many more there are", () => {
-    const { line: text } = nagiosLine(reportOf({ ...bad, unseen: ["a", "b", "c"], unsentCopies: 1 }));
-    expect(text).toMatch(/CRITICAL - no backup has ever ended well here; a; b; c; and 2 more \|/);
+    const { line: text } = nagiosLine(reportOf({ ...bad, unseen: ["a", "b", "c"], copies: [copy] }));
+    expect(text).toMatch(/CRITICAL - no backup has ever ended well here; .*not in s3.*; a; b; and 2 more \|/);
   });
 
   test("is unknown where there is no answer", () => {
@@ -108,7 +109,7 @@ describe("zabbix", () => {
   const all = (pattern: RegExp) => [...template.matchAll(pattern)].map(([, found = ""]) => found);
 
   test("is one document with every value the template takes", () => {
-    const document = JSON.parse(zabbixDocument(reportOf({ lastDrill: factsOf().lastVerify })));
+    const document = JSON.parse(zabbixDocument(reportOf({ lastDrill: factsOf().lastVerify, copies: [copy] })));
     const paths = all(/- '(\$\..*)'$/gm);
     expect(paths.length).toBeGreaterThan(15);
     for (const path of paths) {
@@ -184,6 +185,11 @@ describe("prometheus", () => {
     samples(text);
     expect(text).not.toContain("last_success");
     expect(text).not.toContain("queue_messages");
+  });
+
+  test("tells of each further repository", () => {
+    const found = samples(prometheusText(reportOf({ copies: [copy] })));
+    expect(found.get('spoolsafe_unsent_copies{host="mx1.example.org",url="s3://other/mx1"}')).toBe(1);
   });
 
   test("escapes labels, and uses none that Prometheus sets itself", () => {

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { OperatorError } from "../../src/errors.ts";
 import { recordPlaced } from "../../src/holds/placed.ts";
+import { recordCopy, recordUnsent } from "../../src/jobs/copies.ts";
 import { type JobName, recordEnd, recordStart } from "../../src/jobs/record.ts";
 import type { PostfixInstance } from "../../src/postfix/instance.ts";
 import { messageQueues, type QueueName } from "../../src/postfix/queue.ts";
@@ -244,6 +245,17 @@ test("alerts that could not be sent are told by channel, and so is a list that c
   expect(names(look())).toEqual(["alerts-unsent", "alerts-unsent"]);
   writeFileSync(file, "{");
   expect(names(look())).toEqual(["alerts-unsent"]);
+});
+
+test("further repositories are told by how far they are behind", () => {
+  ran("backup", 1 * hour, 0);
+  const name = { url: "s3://other/mx1", endpoint: null };
+  recordUnsent(stateDirectory, [name]);
+  expect(look().copies).toEqual([{ url: name.url, behind: 1, lastSuccess: null, error: null }]);
+  expect(names(look())).toEqual(["copies-unsent"]);
+  recordCopy(stateDirectory, name, { behind: 0, lastSuccess: since(1) });
+  expect(look().copies).toMatchObject([{ behind: 0, lastSuccess: { ageSeconds: 3600 } }]);
+  expect(names(look())).toEqual([]);
 });
 
 function since(hours: number): string {

@@ -14,6 +14,12 @@ const host: HostStatus = {
   future: 0,
 };
 const hold = { instance: "mx", run: "20261124T020000-5f3a9c01", since: "2026-11-24T02:00:00.000Z", messages: 7 };
+const copy = {
+  url: "s3://other/mx1",
+  behind: 2,
+  lastSuccess: { time: "2026-11-24T02:00:00.000Z", ageSeconds: 36_000 },
+  error: "no answer",
+};
 const alert = { time: "2026-11-24T02:00:00.000Z", channel: "webhook", error: "connection refused" };
 
 /** Everything status may find, what it is called, and what it says of it. */
@@ -65,7 +71,14 @@ const kinds: readonly (readonly [name: string, severity: string, facts: Partial<
     { holds: [{ ...hold, kind: "restore", ageSeconds: 3 * 86_400 }] },
     /7 messages of restore 20261124T02.* have waited on hold for 3d/,
   ],
-  ["copies-unsent", "warning", { unsentCopies: 2 }, /2 snapshots are not in every further repository/],
+  [
+    "copies-unsent",
+    "warning",
+    { copies: [copy] },
+    /2 snapshots are not in s3:\/\/other\/mx1 yet \(whole 10h ago\): no answer/,
+  ],
+  ["copies-unsent", "critical", { copies: [{ ...copy, lastSuccess: old }] }, /2 snapshots .*whole 115d ago/],
+  ["copies-unsent", "critical", { copies: [{ ...copy, lastSuccess: null }] }, /nothing was ever copied there whole/],
   ["alerts-unsent", "warning", { unsentAlerts: [alert] }, /1 alerts could not be sent by webhook: connection refused/],
   ["unseen", "critical", { unseen: ["mx: /var/spool/postfix/deferred is not there"] }, /deferred is not there/],
   [
@@ -150,7 +163,7 @@ describe("a problem", () => {
   });
 
   test("that is critical comes first", () => {
-    const { problems } = reportOf({ jobs: [jobOf({ lastExit: 1 })], unsentCopies: 1, unseen: ["mx: gone"] });
+    const { problems } = reportOf({ jobs: [jobOf({ lastExit: 1 })], copies: [copy], unseen: ["mx: gone"] });
     expect(problems.map(({ severity }) => severity)).toEqual(["critical", "warning", "warning"]);
   });
 });
@@ -172,6 +185,8 @@ describe("no problem", () => {
     ["no backup on a host that is to make none", { lastBackup: null, backupExpected: false }],
     ["a run at work, whatever the one before", { jobs: [jobOf({ running: true, lastExit: 1 })] }],
     ["a backup that holds mail at this moment", { holds: [{ ...hold, kind: "capture", ageSeconds: 29 }] }],
+    ["a copy that is behind while a backup is at work", { copies: [copy], jobs: [jobOf({ running: true })] }],
+    ["a copy that is whole, however long ago", { copies: [{ ...copy, behind: 0, lastSuccess: old }] }],
     [
       "a freeze that takes its time",
       { holds: [{ ...hold, kind: "capture", ageSeconds: 299 }], jobs: [jobOf({ running: true })] },
