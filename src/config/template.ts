@@ -17,10 +17,17 @@ export function configText(values: ConfigValues, title: readonly string[]): stri
       const note = known?.hasDefault === false && value === undefined ? " (example)" : "";
       return [`# ${known?.help ?? ""}${note}`, value === undefined ? `# ${text}` : text];
     });
-    parts.push([...(section === "" ? [] : [`[${section}]`]), ...lines].join("\n"));
+    const more = section === "repository" ? copyNote : [];
+    parts.push([...(section === "" ? [] : [`[${section}]`]), ...lines, ...more].join("\n"));
   }
   return `${parts.join("\n\n")}\n`;
 }
+
+const copyNote = [
+  "",
+  "# Further repositories, on another disk or at another provider: a table [[copy]] for each, with the keys of [repository].",
+  "# Every backup is copied there as well; `spoolsafe copy` sends what is missing.",
+];
 
 /** Strings, numbers, booleans and lists of them are written in TOML as in JSON. */
 function literal(value: unknown): string {

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -176,13 +177,19 @@ describe("removals", () => {
     await repository.announce(of(first), new Date(), made.key);
     await repository.removeSnapshot(first);
 
-    const place = newPlace();
+    const [place, early] = [newPlace(), newPlace()];
     const from = new DirectoryStore(pruned);
     expect(await copyFrom(made, new DirectoryStore(place), { from })).toMatchObject({
       copied: { snapshots: 2 },
       behind: 0,
     });
     expect(await damageIn(made, new DirectoryStore(place))).toEqual([]);
+
+    // A copy that had it keeps it.
+    await copyFrom(made, new DirectoryStore(early));
+    expect(await copyFrom(made, new DirectoryStore(early), { from })).toMatchObject({ notes: 1, behind: 0 });
+    expect(await (await Repository.open(new DirectoryStore(early))).snapshotRefs()).toHaveLength(3);
+    expect(await damageIn(made, new DirectoryStore(early))).toEqual([]);
 
     const copy = await Repository.open(new DirectoryStore(place));
     await copy.announce(of(second), new Date(), made.key);
@@ -192,6 +199,18 @@ describe("removals", () => {
       behind: 0,
     });
     expect(await damageIn(made, new DirectoryStore(place))).toEqual([]);
+  });
+});
+
+describe("a large object", () => {
+  test("goes through a file, and leaves none behind", async () => {
+    await using large = await HandMade.make();
+    await large.take({ files: [{ bytes: randomBytes(17 * 1024 * 1024), over: { path: "large", area: "include" } }] });
+    const place = join(large.directory, "copy");
+    expect(await copyFrom(large, new DirectoryStore(place))).toMatchObject({ copied: { snapshots: 1 }, behind: 0 });
+    expect(objectsIn(place)).toEqual(objectsIn(join(large.directory, "repository")));
+    const temporary = join(large.directory, "state", "repositories", large.repository.id, "copying");
+    expect(readdirSync(temporary)).toEqual([]);
   });
 });
 

@@ -56,8 +56,9 @@ export async function run(context: Context, options: InstallOptions): Promise<nu
 function requestOf(context: Context, jobs: readonly ScheduledJob[]): UnitsFor {
   const { config, configFile, stateDirectory } = context;
   const script = process.argv[1] ?? "";
-  const { url } = config.repository;
-  const repository = url?.startsWith("file://") ? [fileURLToPath(url)] : url?.startsWith("/") ? [url] : [];
+  const repositories = [config.repository, ...config.copy].flatMap(({ url }) =>
+    url?.startsWith("file://") ? [fileURLToPath(url)] : url?.startsWith("/") ? [url] : [],
+  );
   const textfile = config.status.textfile === undefined ? [] : [dirname(config.status.textfile)];
   return {
     jobs,
@@ -65,7 +66,7 @@ function requestOf(context: Context, jobs: readonly ScheduledJob[]): UnitsFor {
     program: [process.execPath, resolve(context.cwd, script)],
     options: [...(configFile === defaultConfigFile ? [] : ["--config", configFile]), ...givenOptions(context)],
     configFile,
-    writes: [stateDirectory, ...repository, ...textfile],
+    writes: [stateDirectory, ...repositories, ...textfile],
   };
 }
 
