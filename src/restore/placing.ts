@@ -1,10 +1,10 @@
 import { lstatSync } from "node:fs";
 import { recordPlaced } from "../holds/placed.ts";
-import { recordReleased } from "../holds/released.ts";
 import { release, scanDeferred, scanMaildrop } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import type { Clock } from "../system/clock.ts";
-import type { RunJournal, StagedMessage } from "./journal.ts";
+import type { RunJournal } from "./journal.ts";
+import { noteReleased } from "./left-hold.ts";
 import { type PlacedMessage, type Placement, Placer, sweepTemporaries } from "./place.ts";
 import type { Route } from "./plan.ts";
 import { type PlacementProof, provePlaced } from "./prove.ts";
@@ -124,20 +124,6 @@ async function releaseLive(
   for (const { message } of stuck) doubt(journal, message, notReleased);
   if (running) await scanDeferred(instance);
   return new Map(stuck.map(({ id }) => [id, notReleased]));
-}
-
-/** Note what has left hold: an administrator who holds one of them later is not to be taken for us. */
-export function noteReleased(
-  { instance, journal, stateDirectory, clock }: Pick<Placing, "instance" | "journal" | "stateDirectory" | "clock">,
-  left: readonly Pick<StagedMessage, "number" | "id">[],
-): void {
-  if (left.length === 0) return;
-  const time = new Date(clock.now()).toISOString();
-  recordReleased(stateDirectory, instance, { run: journal.run, time, ids: left.map(({ id }) => id) });
-  journal.released(
-    left.map(({ number }) => number),
-    clock.now(),
-  );
 }
 
 const notReleased = "postsuper did not release it from hold";

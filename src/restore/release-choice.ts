@@ -138,7 +138,7 @@ function missing({ instance, record }: ChoiceRequest, file: RunFile): NotRelease
 }
 
 /** Whether mail of maildrop still has the name under which it waits, whoever touched it. */
-export function isWaiting(instance: SpoolPlace, run: string, { message, staged }: RunFile): boolean {
+function isWaiting(instance: SpoolPlace, run: string, { message, staged }: RunFile): boolean {
   if (!message.waits) return false;
   const path = temporaryPath(instance, "message", run, staged.number);
   return lstatSync(path, { throwIfNoEntry: false }) !== undefined;

@@ -16,7 +16,7 @@ import type { Outcomes, Outlet } from "./release-pace.ts";
 import { ReleaseWatch } from "./release-watch.ts";
 
 /** A message of a run that has left hold, by its number and its id. */
-export interface Left {
+interface Left {
   readonly number: number;
   readonly id: string;
 }

@@ -1,11 +1,10 @@
-import { lstatSync, statSync } from "node:fs";
-import { join } from "node:path";
 import { OperatorError } from "../errors.ts";
 import { masterState } from "../postfix/control.ts";
 import { RunJournal, type RunRecord, readRuns } from "./journal.ts";
-import { chooseMail, isWaiting, type ReleaseChoice } from "./release-choice.ts";
+import { releasedMeanwhile } from "./left-hold.ts";
+import { chooseMail, type ReleaseChoice } from "./release-choice.ts";
 import { forecastOf, type ReleaseForecast } from "./release-forecast.ts";
-import { type Left, ReleasingHands } from "./release-hands.ts";
+import { ReleasingHands } from "./release-hands.ts";
 import type { ReleaseJob, ReleaseReport } from "./release-job.ts";
 import { mailLogOf, ReturnedMail } from "./release-log.ts";
 import { batchesOf, domainsInTurn, oldestFirst } from "./release-order.ts";
@@ -20,7 +19,7 @@ export async function forecastRelease(
 ): Promise<ReleaseForecast> {
   const record = requireReleasable(recordOf(job), job.instance);
   const files = whereabouts(job.instance, record);
-  const released = new Set([...record.released, ...leftSince(job, record, files).map(({ number }) => number)]);
+  const released = withLeft(record, releasedMeanwhile(job.instance, record));
   const choice = await chooseMail({ ...job, record, released }, files);
   return forecastOf(job, choice, (await masterState(job.instance)) !== "stopped");
 }
@@ -51,16 +50,16 @@ async function releaseLocked(job: ReleaseJob): Promise<ReleaseReport> {
   const running = (await masterState(instance)) !== "stopped";
   if (pace !== undefined && !running) throw nothingToPace(record);
   const files = whereabouts(instance, record);
-  const left = leftSince(job, record, files);
+  const left = releasedMeanwhile(instance, record);
   const journal = RunJournal.reopen(record);
   try {
     const log = pace === undefined ? null : await mailLogOf(instance);
     const hands = new ReleasingHands(job, journal, running, log === null ? null : new ReturnedMail(log));
     await hands.settle(
-      left,
+      left.map(({ staged }) => staged),
       left.some(({ at }) => at === "maildrop"),
     );
-    const released = new Set([...record.released, ...left.map(({ number }) => number)]);
+    const released = withLeft(record, left);
     const choice = await chooseMail({ ...job, record, released }, files);
     hands.forget(choice.notFound);
     job.report?.({ type: "forecast", ...forecastOf(job, choice, running) });
@@ -77,34 +76,14 @@ function recordOf({ stateDirectory, run }: Pick<ReleaseJob, "stateDirectory" | "
   return record;
 }
 
+function withLeft({ released }: RunRecord, left: readonly RunFile[]): ReadonlySet<number> {
+  return new Set([...released, ...left.map(({ staged }) => staged.number)]);
+}
+
 function nothingToPace({ run }: RunRecord): OperatorError {
   return new OperatorError("refused", "Postfix is stopped: there is no rate to let mail go at, and nothing to watch", {
     hints: ["start Postfix first", `or release all at once, to be tried when it starts: spoolsafe release ${run}`],
   });
-}
-
-/** Found to have left, and where it is now. */
-interface FoundLeft extends Left, Pick<RunFile, "at"> {}
-
-/**
- * What a call that died was releasing and has let go. A message that is on hold although its file was moved after the
- * journal's last line is one of them: somebody has put it on hold again since.
- */
-function leftSince(
-  { instance }: Pick<ReleaseJob, "instance">,
-  record: RunRecord,
-  files: readonly RunFile[],
-): FoundLeft[] {
-  const { mtimeNs } = statSync(join(record.directory, "journal.jsonl"), { bigint: true });
-  const isOut = (file: RunFile) => {
-    if (file.at !== "hold") return !isWaiting(instance, record.run, file);
-    const stat = file.path === null ? undefined : lstatSync(file.path, { bigint: true, throwIfNoEntry: false });
-    return stat === undefined || stat.ctimeNs > mtimeNs;
-  };
-  return files
-    .filter(({ staged }) => record.releasing.has(staged.number) && !record.released.has(staged.number))
-    .filter(isOut)
-    .map(({ staged, at }) => ({ number: staged.number, id: staged.id, at }));
 }
 
 /** At the pace that was asked for, or one batch behind the other. */

@@ -4,15 +4,16 @@ import { masterState } from "../postfix/control.ts";
 import { entryKey, type Manifest, type MessageEntry } from "../snapshot/manifest.ts";
 import type { Claiming } from "./claiming.ts";
 import { RunJournal, type RunMessage, type RunRecord, type RunStart, toStagedMessage } from "./journal.ts";
+import { noteReleased, releasedMeanwhile } from "./left-hold.ts";
 import { reportOf } from "./outcome.ts";
 import { sweepTemporaries, type Work } from "./place.ts";
 import { placedIdentity } from "./placed-record.ts";
-import { noteReleased, placeRest, recordHolds } from "./placing.ts";
+import { placeRest, recordHolds } from "./placing.ts";
 import { choiceOptions, choiceText, type PlannedMessage, type RestorePlan } from "./plan.ts";
 import { type PlanRequest, type Prepared, prepare } from "./prepare.ts";
 import { remark } from "./remark.ts";
 import type { MessageProblem, RestoreReport } from "./report.ts";
-import { type Rest, refuseOtherRun, releasedMeanwhile, restOf, sweepLitter } from "./resume.ts";
+import { type Rest, refuseOtherRun, restOf, sweepLitter } from "./resume.ts";
 import { readTrusted } from "./source.ts";
 import { type StagedMessages, stageMessages } from "./stage-messages.ts";
 import {
@@ -185,7 +186,7 @@ async function finish(job: RestoreJob, run: Run, record: RunRecord): Promise<Res
   const { manifest } = run.prepared;
   const byKey = new Map(manifest.messages.map((message) => [entryKey(message), message]));
   const work = record.messages.map((message) => ({ message, entry: known(byKey.get(message.key), record) }));
-  const out = releasedMeanwhile(job.instance, record);
+  const out = releasedMeanwhile(job.instance, record).map(({ staged }) => staged);
   const journal = RunJournal.reopen(record);
   noteReleased({ ...job, journal }, out);
   const released = new Set([...record.released, ...out.map(({ number }) => number)]);

@@ -1,12 +1,11 @@
-import { lstatSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { lstatSync } from "node:fs";
 import { OperatorError } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { bufferSource, readQueueFile } from "../postfix/queue-file.ts";
 import { isSameQueue, type QueueIdentity } from "../postfix/queue-identity.ts";
 import { locate } from "../postfix/spool.ts";
 import { readRegularFile } from "../system/files.ts";
-import { type Doubt, onHoldInDoubt, RunJournal, type RunRecord, readRuns, type StagedMessage } from "./journal.ts";
+import { type Doubt, onHoldInDoubt, RunJournal, type RunRecord, readRuns } from "./journal.ts";
 import {
   dropTemporaries,
   lookFor,
@@ -18,7 +17,6 @@ import {
   type Work,
 } from "./place.ts";
 import { choiceText, type RestorePlan } from "./plan.ts";
-import { whereabouts } from "./whereabouts.ts";
 
 /** What interrupted runs left in a target. Nothing has been touched yet. */
 export interface Remains {
@@ -100,20 +98,6 @@ export interface Rest {
   readonly waiting: readonly Placement[];
   /** Numbers of what was on hold until it was proven, and has been released: on hold now, it is there by somebody else's hand. */
   readonly released: ReadonlySet<number>;
-}
-
-/**
- * Of what a run that died was releasing from hold, what has left it. A file on hold that was moved after the journal's last
- * line is one of them: somebody has put it on hold again since. To be asked before a further line is written.
- */
-export function releasedMeanwhile(instance: PostfixInstance, record: RunRecord): StagedMessage[] {
-  const { mtimeNs } = statSync(join(record.directory, "journal.jsonl"), { bigint: true });
-  const isOut = (path: string) =>
-    (lstatSync(path, { bigint: true, throwIfNoEntry: false })?.ctimeNs ?? mtimeNs) >= mtimeNs;
-  return whereabouts(instance, record)
-    .filter(({ message: { number } }) => record.releasing.has(number) && !record.released.has(number))
-    .filter(({ at, path }) => at !== "hold" || path === null || isOut(path))
-    .map(({ staged }) => staged);
 }
 
 /** Look at every message of an interrupted run, and take away the temporary names of those that have their own. */

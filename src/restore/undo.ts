@@ -6,10 +6,9 @@ import {
   lstatSync,
   openSync,
   renameSync,
-  statSync,
   unlinkSync,
 } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { errnoOf, OperatorError } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { isLocked, readLocks } from "../postfix/locks.ts";
@@ -21,6 +20,7 @@ import { digestOf, digestOfDescriptor } from "../system/digest.ts";
 import { fsyncDirectory, readDescriptor } from "../system/files.ts";
 import type { StandingClaims } from "./claiming.ts";
 import { RunJournal, type RunMessage, type RunRecord, readRuns, type StagedMessage } from "./journal.ts";
+import { noteReleased, releasedMeanwhile } from "./left-hold.ts";
 import { dropTemporaries, makeWaitingRooms, sweepTemporaries, temporaryPath } from "./place.ts";
 import { lockQueue } from "./target.ts";
 import { type RunFile, whereabouts } from "./whereabouts.ts";
@@ -89,7 +89,10 @@ export interface UndoReport extends Omit<UndoPlan, "remove"> {
 export function planUndo(instance: PostfixInstance, record: RunRecord): UndoPlan {
   requireSameQueue(instance, record);
   const locks = readLocks();
-  const settled = withReleased(record, releasedMeanwhile(instance, record));
+  const settled = withReleased(
+    record,
+    releasedMeanwhile(instance, record).map(({ staged }) => staged),
+  );
   const found = look(instance, settled, pending(record), (_, { dev, ino }) => locks.has(dev, ino));
   return {
     ...headOf(record),
@@ -172,12 +175,12 @@ interface Found {
 
 function takeAllBack(job: UndoJob, record: RunRecord): Found[] {
   const { instance, clock, signal, report } = job;
-  const out = releasedMeanwhile(instance, record);
+  const out = releasedMeanwhile(instance, record).map(({ staged }) => staged);
   const settled = withReleased(record, out);
   const journal = RunJournal.reopen(record);
   const found: Found[] = [];
   try {
-    if (out.length > 0) journal.released(out, clock.now());
+    noteReleased({ ...job, journal }, out);
     for (const staged of record.staged) if (record.undone.has(staged.number)) clearUp(instance, record.run, staged);
     const all = pending(record);
     for (let at = 0; at < all.length; at += batch) {
@@ -196,26 +199,8 @@ function takeAllBack(job: UndoJob, record: RunRecord): Found[] {
   return found;
 }
 
-/**
- * Of what a release that died was letting go, what it did let go. A file on hold that was moved after the journal's last line
- * is one of them: somebody has put it on hold again since. To be asked, and noted, before a further line is written.
- */
-function releasedMeanwhile(instance: PostfixInstance, record: RunRecord): number[] {
-  const { mtimeNs } = statSync(join(record.directory, "journal.jsonl"), { bigint: true });
-  const staged = record.staged.filter(({ number }) => record.releasing.has(number) && !record.released.has(number));
-  const isOut = ({ staged: one, at, path }: RunFile) => {
-    const temporary = temporaryOf(instance, record.run, one);
-    if (temporary !== undefined && isUntouched(temporary, one)) return false;
-    const stat = at === "hold" && path !== null ? lstatSync(path, { bigint: true, throwIfNoEntry: false }) : undefined;
-    return stat === undefined || stat.ctimeNs >= mtimeNs;
-  };
-  return whereabouts(instance, { ...record, staged })
-    .filter(isOut)
-    .map((file) => file.staged.number);
-}
-
-function withReleased(record: RunRecord, numbers: readonly number[]): RunRecord {
-  return { ...record, released: new Set([...record.released, ...numbers]) };
+function withReleased(record: RunRecord, out: readonly StagedMessage[]): RunRecord {
+  return { ...record, released: new Set([...record.released, ...out.map(({ number }) => number)]) };
 }
 
 /** Whether some of what was announced, now or by an undo that died, is left after all: nothing of it is under way then. */

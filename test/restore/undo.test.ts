@@ -15,6 +15,7 @@ import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { loadTrustedKeys, type SigningKey } from "../../src/crypto/sign.ts";
+import { placedHolds, recordPlaced } from "../../src/holds/placed.ts";
 import type { PostfixInstance } from "../../src/postfix/instance.ts";
 import { listClaims, readDigests } from "../../src/repository/claims.ts";
 import { DirectoryStore } from "../../src/repository/directory.ts";
@@ -222,6 +223,33 @@ describe("an undo of a run that has ended", () => {
     expect(report.left).toMatchObject([{ from: "7E48C162110", at: "deferred" }]);
     expect(record(made.run)).toMatchObject({ released: new Set([1]), undone: new Set([0, 2]) });
     expect(await claimed(made)).toEqual([1]);
+  });
+
+  test("that died as well, after a release that died, is finished", async () => {
+    const made = await restored([held]);
+    journaled(made, (journal) => {
+      journal.releasing([0]);
+      journal.undoing([0]);
+    });
+    await delay(20);
+    renameSync(made.path(0), made.temporary(0));
+    const report = await undo(made.run);
+    expect(report).toMatchObject({ removed: [{ from: "7E48C16210F" }], left: [], claim: null });
+    expect([...filesOf(instance).keys()]).toEqual(targetsOwn);
+  });
+
+  test("takes for an administrator's what has been put on hold again after a release that died", async () => {
+    const made = await restored([held]);
+    const id = made.placements[0]?.id ?? "";
+    const since = new Date(noon * 1000).toISOString();
+    recordPlaced(state, instance, { kind: "restore", run: made.run, since, ids: [id] });
+    journaled(made, (journal) => journal.releasing([0]));
+    await delay(20);
+    const deferred = join(instance.queueDirectory, "deferred", id);
+    renameSync(made.path(0), deferred);
+    renameSync(deferred, made.path(0));
+    expect(await undo(made.run)).toMatchObject({ removed: [], left: [{ queueId: id, at: "hold" }] });
+    expect([...placedHolds(state, instance).keys()]).toEqual([]);
   });
 
   test("leaves a log that Postfix has written since under the name of a message", async () => {
