@@ -6,7 +6,8 @@ import { defineConfig } from "vitest/config";
  */
 export default defineConfig({
   test: {
-    maxWorkers: 2,
+    // Tests of real Postfix wait more than they work: three files at a time on two cores.
+    maxWorkers: 3,
     projects: [
       {
         test: { name: "fast", include: ["test/**/*.test.ts"], exclude: ["test/**/*.real.test.ts"], testTimeout: 30_000 },
