@@ -133,7 +133,9 @@ async function copyTo(context: Context, target: CopyTarget, chosen: Chosen, lock
     return report;
   } catch (error) {
     const said = error instanceof Error ? error.message : String(error);
-    if (target.configured) orWarn(context, () => recordCopy(stateDirectory, name, { error: said }));
+    // Who holds the lock copies as well, and says how that went.
+    const locked = error instanceof OperatorError && error.kind === "locked";
+    if (target.configured && !locked) orWarn(context, () => recordCopy(stateDirectory, name, { error: said }));
     render.line({ type: "copy", url: name.url, endpoint: name.endpoint, error: said });
     throw error;
   } finally {

@@ -6,7 +6,7 @@ import type { Repository } from "../repository/repository.ts";
 import { makePrivateDirectory } from "../system/files.ts";
 import { type HeldLock, tryLock } from "../system/lock.ts";
 import { copyClaims, copyRemovals } from "./notes.ts";
-import { keysOf, missingOf, type NeededObject, type PlannedCopy, planCopy, removedNow } from "./plan.ts";
+import { countNewer, keysOf, missingOf, type NeededObject, type PlannedCopy, planCopy, removedNow } from "./plan.ts";
 import { copyRecord } from "./records.ts";
 import type { CopyProblem, CopyRequest } from "./request.ts";
 import { Transfer } from "./transfer.ts";
@@ -35,7 +35,7 @@ export async function copy(request: CopyRequest): Promise<CopyReport> {
   const lock = await lockRepository(request);
   const signal = AbortSignal.any([request.signal, lock.lost]);
   try {
-    return await copyLocked({ ...request, signal });
+    return await copyUntilNothingIsNew({ ...request, signal });
   } catch (error) {
     // What a run that has lost its lock throws is the consequence; the loss is the reason.
     throw signal.aborted && !request.signal.aborted ? signal.reason : error;
@@ -55,7 +55,30 @@ async function lockRepository({ stateDirectory, source, lockWaitMs }: CopyReques
   });
 }
 
-async function copyLocked(request: CopyRequest): Promise<CopyReport> {
+/** A first copy may take longer than the time between two backups, whose own copies find the lock held. */
+async function copyUntilNothingIsNew(request: CopyRequest): Promise<CopyReport> {
+  let report = await copyOnce(request);
+  for (let round = 1; report.newer > 0 && round < mostRounds; round++) {
+    const { copied, notes } = report;
+    const more = await copyOnce(request);
+    report = {
+      ...more,
+      notes: notes + more.notes,
+      copied: {
+        snapshots: copied.snapshots + more.copied.snapshots,
+        objects: copied.objects + more.copied.objects,
+        bytes: copied.bytes + more.copied.bytes,
+      },
+    };
+  }
+  const { newer, ...rest } = report;
+  return { ...rest, behind: rest.behind + newer };
+}
+
+const mostRounds = 10;
+
+/** Snapshots that were taken while this ran are counted as newer. */
+async function copyOnce(request: CopyRequest): Promise<CopyReport & { readonly newer: number }> {
   const { report, signal } = request;
   const target = await openTarget(request);
   let there = await keysOf(target.store, signal);
@@ -79,7 +102,9 @@ async function copyLocked(request: CopyRequest): Promise<CopyReport> {
   const damaged = plan.damaged.filter(({ id }) => !work.isWhole(id));
   const failed = [...missing.snapshots.filter(({ id }) => !work.isWhole(id)), ...damaged];
   const gone = failed.length === 0 ? new Set<string>() : await removedNow(request, failed);
+  const took = missing.snapshots.length > 0 && request.chosen === null;
   return {
+    newer: took ? await countNewer(request, plan) : 0,
     copied: { snapshots: work.snapshots, objects: transfer.objects, bytes: transfer.bytes },
     notes: noted.reduce((sum, { copied }) => sum + copied, 0),
     behind: failed.filter(({ id }) => !gone.has(id)).length + plan.untrusted.length,

@@ -17,6 +17,8 @@ export interface PlannedCopy extends RecordPlace {
 }
 
 export interface CopyPlan {
+  /** Ids of all snapshots that were there, wanted or not. */
+  readonly listed: ReadonlySet<string>;
   /** By writer and number: every one that is to be there, whether or not it is. */
   readonly snapshots: readonly PlannedCopy[];
   /** Those that are not signed by a trusted key, and so are not to be there. */
@@ -44,6 +46,7 @@ export async function planCopy(request: PlanRequest, target: Repository): Promis
   const { taken, damaged } = await source.takeReadable(wanted, readingOf(request), signal);
   const strangers = taken.filter((one) => !one.trusted);
   return {
+    listed: new Set(refs.map(({ id }) => id)),
     snapshots: taken.filter((one) => one.trusted),
     untrusted: strangers.map(({ id, host }) => ({
       id,
@@ -112,4 +115,9 @@ export async function removedNow(
   const there = new Set((await source.snapshotRefs(signal)).map(({ id }) => id));
   const isKept = isNotRemoved(await source.trustedRemovals(trusted, signal));
   return new Set(failed.filter((one) => !there.has(one.id) || !isKept(one)).map(({ id }) => id));
+}
+
+/** How many snapshots have come since. */
+export async function countNewer({ source, signal }: PlanRequest, { listed }: CopyPlan): Promise<number> {
+  return (await source.snapshotRefs(signal)).filter(({ id }) => !listed.has(id)).length;
 }

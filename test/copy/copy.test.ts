@@ -66,6 +66,22 @@ describe("a copy", () => {
     expect(store.calls.filter(({ name, key }) => name === "list" && key === "")).toHaveLength(1);
   });
 
+  test("takes along what a backup stores while it runs", async () => {
+    await using busy = await HandMade.make();
+    await busy.take({ messages: messages.slice(0, 1) });
+    const target = new FaultyStore(new DirectoryStore(join(busy.directory, "copy")));
+    let taken = false;
+    target.faults = {
+      before: async ({ name, key }) => {
+        if (taken || name !== "put" || !key.startsWith("snapshots/")) return;
+        taken = true;
+        await busy.take({ messages: messages.slice(1, 2) });
+      },
+    };
+    expect(await copyFrom(busy, target)).toMatchObject({ copied: { snapshots: 2 }, behind: 0, problems: [] });
+    expect(await damageIn(busy, target)).toEqual([]);
+  });
+
   test("mends itself where a pack is missing under a record", async () => {
     const place = newPlace();
     await copyFrom(made, new DirectoryStore(place));
