@@ -6,7 +6,7 @@ import type { PostfixInstance } from "../postfix/instance.ts";
 import type { QueueRecipient } from "../postfix/message.ts";
 import { bufferSource, descriptorSource, QueueFileDamaged, readQueueFile } from "../postfix/queue-file.ts";
 import { claimDigester } from "../snapshot/claim.ts";
-import { parseMessageKey } from "../snapshot/manifest.ts";
+import { type MessageIdentity, parseMessageKey } from "../snapshot/manifest.ts";
 import { readDescriptor } from "../system/files.ts";
 import type { RunMessage, RunRecord } from "./journal.ts";
 import { type SpoolPlace, temporaryPath } from "./place.ts";
@@ -42,7 +42,7 @@ export interface ReleaseChoice {
   readonly fence: readonly RunFile[];
   /** Another host has taken these over. */
   readonly claimed: readonly (NotReleased & { readonly claim: string; readonly by: string })[];
-  /** Not where it was put: somebody else has released or removed it. */
+  /** Not where it was put, or there again: somebody else has released or removed it. */
   readonly notFound: readonly NotReleased[];
   /** There, and not as it was placed. */
   readonly unfit: readonly NotReleased[];
@@ -100,7 +100,10 @@ export async function chooseMail(request: ChoiceRequest, files: readonly RunFile
   return {
     release: looks.flatMap((look) => (look.mail === undefined ? [] : [look.mail])),
     ...{ inDoubt: of("in-doubt"), admin: of("admin"), fence: of("fence"), claimed },
-    notFound: lost.filter(({ isThere }) => !isThere).map(({ isThere: _, ...one }) => one),
+    notFound: [
+      ...lost.filter(({ isThere }) => !isThere).map(({ isThere: _, ...one }) => one),
+      ...looks.flatMap((look) => look.foreign ?? []),
+    ],
     unfit: [
       ...lost.filter(({ isThere }) => isThere).map(({ isThere: _, ...one }) => one),
       ...looks.flatMap((look) => look.problem ?? []),
@@ -147,6 +150,8 @@ function isWaiting(instance: SpoolPlace, run: string, { message, staged }: RunFi
 interface Look {
   readonly mail?: HeldMail;
   readonly problem?: NotReleased;
+  /** On hold, and not by our hand. */
+  readonly foreign?: NotReleased;
 }
 
 async function lookAtAll(files: readonly RunFile[], signal: AbortSignal | undefined): Promise<Look[]> {
@@ -177,7 +182,9 @@ function lookAt(file: RunFile): Look {
     const { size, ino, ctimeNs, mtimeNs } = fstatSync(fd, { bigint: true });
     if (String(ino) !== staged.inode) return { problem: notReleased(file, "another file has its name") };
     const source = size <= inMemory ? bufferSource(readDescriptor(fd).bytes) : descriptorSource(fd, Number(size));
-    const { arrival, created, sender, recipients } = readQueueFile(source);
+    const { arrival, created, content, sender, recipients } = readQueueFile(source);
+    const foreign = whyForeign(message, { created, content, seconds: mtimeNs / 1_000_000_000n });
+    if (foreign !== null) return { foreign: notReleased(file, foreign) };
     const domain = domainOf(recipients.find(({ done }) => !done)?.address ?? "");
     const place = { number: staged.number, id: staged.id, inode: staged.inode, path, waits: message.waits };
     const facts = { arrival, domain, created, sender, recipients, inDoubt: message.inDoubt !== null };
@@ -188,6 +195,20 @@ function lookAt(file: RunFile): Look {
   } finally {
     closeSync(fd);
   }
+}
+
+/**
+ * Whether an administrator has put it on hold and not the run: a number of an inode, and so a name, comes again; and whatever
+ * Postfix does to a message that was released by hand, it sets its time.
+ */
+function whyForeign(
+  { key, mtime, waits }: RunMessage,
+  { created, content, seconds }: Pick<MessageIdentity, "created" | "content"> & { readonly seconds: bigint },
+): string | null {
+  const identity = parseMessageKey(key);
+  if (created !== identity.created || content !== identity.content) return "another message has its name";
+  const isTouched = !waits && seconds !== BigInt(Math.trunc(mtime));
+  return isTouched ? "it was released and tried, and somebody has put it on hold again" : null;
 }
 
 function domainOf(address: string): string {

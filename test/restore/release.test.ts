@@ -1,4 +1,4 @@
-import { appendFileSync, chmodSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, chmodSync, renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -16,6 +16,7 @@ import type { MessageEntry } from "../../src/snapshot/manifest.ts";
 import type { Clock } from "../../src/system/clock.ts";
 import { queueFiles } from "../support/hand-made.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
+import { noon } from "./entries.ts";
 import { entryOf, type MadeMessage, type MadeRun, makeRun, makeSpool } from "./made-run.ts";
 
 describe("the order of a release", () => {
@@ -144,6 +145,22 @@ describe("the choice of what goes", () => {
     ]);
     expect(choice.unfit.map(({ number }) => number).sort()).toEqual([2, 6]);
     expect(choice.unfit.map(({ reason }) => reason).join()).toContain("has been changed since it was written");
+  });
+
+  test("leaves what somebody has released and put on hold again, and other mail that has got its name", async () => {
+    const { choice } = await choose(
+      [0, 1, 2].map(() => ({ bytes: bytes("four-recipients") })),
+      (run) => {
+        utimesSync(run.path(0), noon, noon); // as after a delivery that was deferred
+        writeFileSync(run.path(1), bytes("plain"));
+        utimesSync(run.path(1), noon - 60, noon - 60);
+      },
+    );
+    expect(choice.release.map(({ number }) => number)).toEqual([2]);
+    expect(choice.notFound.map(({ number, reason }) => [number, reason])).toEqual([
+      [0, "it was released and tried, and somebody has put it on hold again"],
+      [1, "another message has its name"],
+    ]);
   });
 
   test("leaves what a claim on mail of that host names, and heeds no other", async () => {

@@ -188,7 +188,7 @@ function tellReport({ render }: Context, report: ReleaseReport): void {
   for (const message of problems) render.line({ type: "not-released", cause: "problem", ...toLine(message) } as never);
   const findings = [
     ...[...claimed, ...problems].map(({ queueId, reason }) => `${queueId} was not released: ${reason}`),
-    ...notFound.map(({ queueId, reason }) => `${queueId} was not on hold: ${reason}`),
+    ...notFound.map(({ queueId, reason }) => `${queueId} was not ours to release: ${reason}`),
   ];
   for (const finding of findings.slice(0, shown)) render.warn(printable(finding));
   if (findings.length > shown) render.warn(`and ${findings.length - shown} more: --json lists them all`);
