@@ -109,7 +109,7 @@ async function copyTo(context: Context, target: CopyTarget, chosen: Chosen, lock
       source: await context.openRepository(),
       target: store,
       // A disk that is not mounted must not be taken for a place where a copy has yet to be made.
-      mayMake: findCopy(readCopies(stateDirectory), name)?.lastSuccess == null,
+      mayMake: findCopy(readCopies(stateDirectory), name)?.made !== true,
       chosen,
       trusted: await context.trustedKeys(),
       stateDirectory,
@@ -118,7 +118,10 @@ async function copyTo(context: Context, target: CopyTarget, chosen: Chosen, lock
       clock,
       signal,
       report: (event) => {
-        if (event.type === "planned") return;
+        if (event.type === "planned") {
+          if (target.configured) orWarn(context, () => recordCopy(stateDirectory, name, { made: true }));
+          return;
+        }
         render.progress({
           doing: "copying",
           unit: "objects",

@@ -15,6 +15,7 @@ const copySchema = z.object({
   behind: z.int().min(0),
   lastSuccess: z.string().nullable(),
   error: z.string().nullable(),
+  made: z.boolean().default(false),
 });
 
 const fileSchema = z.object({ format: z.literal(1), copies: z.array(copySchema) });
@@ -34,6 +35,8 @@ export interface CopyState extends CopyName {
   readonly lastSuccess: string | null;
   /** Why the last one did not; null when it did. */
   readonly error: string | null;
+  /** The copy has been there: where it is not any more, its disk is not mounted. */
+  readonly made: boolean;
 }
 
 /** Every copy that is known; none where the file is not there or is not one. */
@@ -55,7 +58,7 @@ export function findCopy(copies: readonly CopyState[], name: CopyName): CopyStat
 /** Write how one stands; what is not said stays. */
 export function recordCopy(stateDirectory: string, name: CopyName, change: Partial<CopyState>): void {
   const copies = readCopies(stateDirectory);
-  const before = findCopy(copies, name) ?? { behind: 0, lastSuccess: null, error: null };
+  const before = findCopy(copies, name) ?? { behind: 0, lastSuccess: null, error: null, made: false };
   const { url, endpoint } = name;
   write(stateDirectory, [
     ...copies.filter((one) => findCopy([one], name) === undefined),
@@ -70,7 +73,15 @@ export function recordUnsent(stateDirectory: string, names: readonly CopyName[])
     stateDirectory,
     names.map(({ url, endpoint }) => {
       const before = findCopy(copies, { url, endpoint });
-      return { lastSuccess: null, error: null, ...before, url, endpoint, behind: (before?.behind ?? 0) + 1 };
+      return {
+        lastSuccess: null,
+        error: null,
+        made: false,
+        ...before,
+        url,
+        endpoint,
+        behind: (before?.behind ?? 0) + 1,
+      };
     }),
   );
 }

@@ -57,7 +57,7 @@ describe("copy", () => {
         expect.stringContaining(`copied to ${url("b")}: 2`),
       ],
     ]);
-    const success = { behind: 0, lastSuccess: expect.any(String), error: null, endpoint: null };
+    const success = { behind: 0, lastSuccess: expect.any(String), error: null, endpoint: null, made: true };
     expect(readCopies(path("state"))).toEqual([
       { url: url("a"), ...success },
       { url: url("b"), ...success },
