@@ -14,7 +14,7 @@ import type { FencingClaim } from "./fence-claims.ts";
 import { type HoldKind, journalDirectory } from "./journal.ts";
 import { placedHolds, recordPlaced } from "./placed.ts";
 import { recoverHolds } from "./recover.ts";
-import { fencedMail } from "./released.ts";
+import { fencedMail, recordGivenBack } from "./released.ts";
 import { setAside } from "./set-aside.ts";
 
 export interface FenceRequest {
@@ -190,6 +190,7 @@ async function holdAll(
   const reported = await holdIds(request, free, signal);
   const there = new Set(listQueue(instance.queueDirectory, "hold").map(({ id }) => id));
   const [held, left] = partition(free, ({ id }) => there.has(id) && reported.has(id));
+  forget(request, left);
   return {
     held: held.map(toMessage),
     unfenced: [
@@ -197,6 +198,14 @@ async function holdAll(
       ...clashing.map((file) => ({ ...toMessage(file), reason: "another file of its name is on hold" })),
     ],
   };
+}
+
+/** Of what it could not hold: whoever holds it now, or later, is an administrator. */
+function forget({ instance, stateDirectory, clock }: FenceRequest, left: readonly ClaimedFile[]): void {
+  const time = new Date(clock.now()).toISOString();
+  for (const [claim, some] of Map.groupBy(left, (file) => file.claim)) {
+    recordGivenBack(stateDirectory, instance, { claim, time, ids: some.map(({ id }) => id) });
+  }
 }
 
 async function holdIds(

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { loadSigningKey, loadTrustedKeys, type SigningKey } from "../../src/crypto/sign.ts";
@@ -332,6 +332,29 @@ describe.skipIf(!needs("root", "postfix", "flock")).concurrent("taking mail back
     await old.hold(kept.slice(0, 1));
     expect(await spoolsafe(config, "holds", "take-over", "--release", "--yes")).toMatchObject({ code: 2 });
     expect(held(old)).toEqual(kept.slice(0, 1));
+  });
+
+  test("leaves on hold what the fence missed and an administrator held himself", { timeout: 90_000 }, async () => {
+    await using site = await Site.make();
+    await using old = await PrivatePostfix.create();
+    await fillDeferred(old, 10);
+    const config = site.configure([old]);
+    const { messages } = await takenOver(site, old);
+    const missed = messages[0]?.queueId ?? "";
+    // The real postsuper, which is not told of one of them: as if that had been in another queue at both of its looks.
+    const programs = join(site.directory, "programs");
+    mkdirSync(programs);
+    writeFileSync(join(programs, "postsuper"), `#!/bin/sh\ngrep -v '^${missed}$' | /usr/sbin/postsuper "$@"\n`, {
+      mode: 0o755,
+    });
+    const fenced = await run(["holds", "fence", "--config", config, "--json"], {
+      env: { PATH: `${programs}:${process.env.PATH ?? ""}` },
+    });
+    expect(fenced.json.at(-1)).toMatchObject({ held: 9, unfenced: 1 });
+    await old.hold([missed]);
+    const taken = await spoolsafe(config, "holds", "take-over", "--release", "--yes", "--anyway", standby);
+    expect(taken).toMatchObject({ code: 0, summary: { released: 9 } });
+    expect(held(old)).toEqual([missed]);
   });
 
   test("a claim of this host that nobody acts on can be withdrawn", { timeout: 60_000 }, async () => {
