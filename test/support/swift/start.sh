@@ -3,12 +3,14 @@
 # env: DIR (absolute, on a file system with user xattrs)  PORT (S3; PORT+1..3 = object, container, account)
 # keys: test:test/testtest, other:other/otherother. Everything it writes is in DIR.
 set -eu; : "${DIR:?}" "${PORT:?}"; H=$(dirname "$(readlink -f "$0")")
-up() { curl -sf -o /dev/null --max-time 2 "http://127.0.0.1:$PORT/info"; }
+taken() { curl -sf -o /dev/null --max-time 2 "http://127.0.0.1:$PORT/info"; }
+# A proxy that asks the servers behind it before they listen takes them for broken, and answers 503 for a minute.
+up() { for i in 1 2 3; do curl -s -o /dev/null --max-time 2 "http://127.0.0.1:$((PORT+i))/" || return 1; done; taken; }
 alive() { [ -s "$DIR/pids" ] && for p in $(cat "$DIR/pids"); do grep -qzF "$DIR/" "/proc/$p/cmdline" 2>/dev/null || return 1; done; }
 # Until the new process has become the program, its command line is ours, and alive would take it for gone.
 became() { for _ in $(seq 200); do grep -qzF "$DIR/" "/proc/$1/cmdline" 2>/dev/null && return; sleep 0.05; done; }
 alive && up && exit 0
-"$H/stop.sh"; up && { echo "port $PORT is in use" >&2; exit 1; }
+"$H/stop.sh"; taken && { echo "port $PORT is in use" >&2; exit 1; }
 mkdir -p "$DIR/data/d"; cd "$DIR"
 exec 3>&2; trap 'tail -n 5 *.log >&3; "$H/stop.sh"' ERR
 printf '[swift-hash]\nswift_hash_path_prefix = a\nswift_hash_path_suffix = b\n' >swift.conf
