@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { OperatorError } from "../errors.ts";
 import { createCopyRepository, openCopyRepository } from "../repository/copy-repository.ts";
-import { snapshotKey } from "../repository/layout.ts";
+import { markerKey, snapshotKey } from "../repository/layout.ts";
+import type { ObjectStore } from "../repository/object-store.ts";
 import type { Repository } from "../repository/repository.ts";
 import { makePrivateDirectory } from "../system/files.ts";
 import { type HeldLock, tryLock } from "../system/lock.ts";
@@ -81,6 +82,7 @@ const mostRounds = 10;
 async function copyOnce(request: CopyRequest): Promise<CopyReport & { readonly newer: number }> {
   const { report, signal } = request;
   const target = await openTarget(request);
+  await refuseItself(request);
   let there = await keysOf(target.store, signal);
   const plan = await planCopy(request, target);
   let missing = missingOf(plan.snapshots, there);
@@ -114,6 +116,19 @@ async function copyOnce(request: CopyRequest): Promise<CopyReport & { readonly n
       ...problemsOf([...work.failures, ...damaged], gone),
     ],
   };
+}
+
+/** One bucket answers at several addresses. A copy's marker is written later than its original's. */
+async function refuseItself({ source, target, signal }: CopyRequest): Promise<void> {
+  if (source.store.url !== target.url) return;
+  const written = async (store: ObjectStore) => {
+    for await (const { key, modified } of store.list(markerKey, signal)) if (key === markerKey) return modified;
+    return undefined;
+  };
+  if ((await written(source.store)) !== (await written(target))) return;
+  throw new OperatorError("config", `the copy ${target.url} is the repository itself, at another address`, {
+    hints: ["name a place for the copy that is not lost together with the repository: another disk, another store"],
+  });
 }
 
 interface Failure {

@@ -28,16 +28,20 @@ async function threeSnapshots(): Promise<HandMade> {
 describe.skipIf(!needs("ceph"))("a copy in a bucket of Ceph", () => {
   let made: HandMade;
   let store: S3Store;
+  let alias: S3Store;
 
   beforeAll(async () => {
     made = await threeSnapshots();
     const server = await sharedCeph();
     const credentialsFile = join(made.directory, "credentials");
     writeCredentials(credentialsFile, server);
-    store = new S3Store({ endpoint: server.endpoint, credentialsFile, bucket: await newBucket(server), prefix: "mx1" });
+    const place = { credentialsFile, bucket: await newBucket(server), prefix: "mx1" };
+    store = new S3Store({ ...place, endpoint: server.endpoint });
+    alias = new S3Store({ ...place, endpoint: server.endpoint.replace("127.0.0.1", "localhost") });
   });
   afterAll(async () => {
     await store?.close();
+    await alias?.close();
     await made?.[Symbol.asyncDispose]();
   });
 
@@ -50,6 +54,11 @@ describe.skipIf(!needs("ceph"))("a copy in a bucket of Ceph", () => {
     const back = join(made.directory, "back");
     expect(await copyFrom(made, new DirectoryStore(back), { from: store })).toMatchObject({ behind: 0, problems: [] });
     expect(objectsIn(back)).toEqual(objectsIn(source));
+  });
+
+  test("is not the same bucket at another address", async () => {
+    const error = await errorOf(() => copyFrom(made, alias, { from: store }));
+    expect(error).toMatchObject({ kind: "config", message: expect.stringContaining("the repository itself") });
   });
 
   test("that breaks off at a put goes on from there", async () => {
