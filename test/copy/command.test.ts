@@ -7,6 +7,7 @@ import { messageRecords, queueFile } from "../postfix/records.ts";
 import { spoolsafe } from "../support/cli.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
 import { makeStoredSite, type StoredSite } from "../support/stored.ts";
+import { until } from "../support/wait.ts";
 import { objectsIn } from "./copying.ts";
 
 let directory: string;
@@ -96,6 +97,22 @@ describe("copy", () => {
     writeFileSync(join(repository, pack), bytes);
     const healed = await run("copy", "latest~1", "--to", url("c"));
     expect([healed.code, healed.stdout]).toEqual([0, expect.stringMatching(/: \d snapshots/)]);
+  });
+
+  test("ends at SIGTERM, leaves nothing half-copied, and goes on when it is run again", async () => {
+    configure();
+    appendFileSync(site.config, '[limits]\nupload = "1kB/s"\n');
+    const ended = await spoolsafe(["copy", "--to", url("slow"), "--config", site.config], {
+      meanwhile: async (child) => {
+        await until(() => existsSync(path("slow/RECOVER.txt")), { what: () => "no copy" });
+        child.kill("SIGTERM");
+      },
+    });
+    expect(ended.code).toBe(130);
+    expect([...objectsIn(path("slow")).keys()].filter((key) => key.startsWith("snapshots/"))).toEqual([]);
+    configure();
+    expect((await run("copy", "--to", url("slow"))).code).toBe(0);
+    expect(objectsIn(path("slow"))).toEqual(objectsIn(path("repository")));
   });
 
   test.each([
