@@ -1,9 +1,11 @@
 import { lstatSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { recordReleased } from "../holds/released.ts";
+import { placedHolds } from "../holds/placed.ts";
+import { recordGivenBack, recordReleased } from "../holds/released.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
+import { locateInQueue } from "../postfix/spool.ts";
 import type { Clock } from "../system/clock.ts";
-import type { RunJournal, RunRecord, StagedMessage } from "./journal.ts";
+import { RunJournal, type RunRecord, type StagedMessage } from "./journal.ts";
 import { type SpoolPlace, temporaryPath } from "./place.ts";
 import { type RunFile, whereabouts } from "./whereabouts.ts";
 
@@ -52,4 +54,38 @@ export function noteReleased(
     left.map(({ number }) => number),
     clock.now(),
   );
+}
+
+/**
+ * Files of earlier runs whose inodes others have now are gone: somebody has delivered or deleted them. The next file of the
+ * same message may get the very same name, which has the inode in it, and then be another's: an administrator's, or in doubt.
+ * To be called before any of the new files is in hold/.
+ */
+export function noteReused(
+  {
+    instance,
+    stateDirectory,
+    clock,
+  }: { readonly instance: PostfixInstance; readonly stateDirectory: string; readonly clock: Clock },
+  runs: readonly RunRecord[],
+  staged: readonly Pick<StagedMessage, "inode" | "id">[],
+): void {
+  const inodes = new Set(staged.map(({ inode }) => inode));
+  const time = new Date(clock.now()).toISOString();
+  for (const record of runs) {
+    const gone = record.staged.filter(({ inode, number }) => inodes.has(inode) && !record.released.has(number));
+    if (gone.length === 0) continue;
+    recordReleased(stateDirectory, instance, { run: record.run, time, ids: gone.map(({ id }) => id) });
+    const numbers = gone.map(({ number }) => number).filter((number) => !record.undone.has(number));
+    if (numbers.length === 0) continue;
+    const journal = RunJournal.reopen(record);
+    journal.released(numbers, clock.now());
+    journal.close();
+  }
+  const holds = placedHolds(stateDirectory, instance);
+  for (const { id } of staged) {
+    const hold = holds.get(id);
+    if (hold?.kind !== "fence" || locateInQueue(instance, "hold", id) !== undefined) continue;
+    recordGivenBack(stateDirectory, instance, { claim: hold.run, time, ids: [id] });
+  }
 }
