@@ -13,7 +13,7 @@ const columns = 50;
 const messages = 600;
 const erase = "\r\x1b[K";
 
-describe.skipIf(!needs("root", "postfix", "script"))("progress of real work", () => {
+describe.skipIf(!needs("root", "postfix", "script")).concurrent("progress of real work", () => {
   let site: Site;
   let postfix: PrivatePostfix;
   let config: string;
@@ -21,6 +21,7 @@ describe.skipIf(!needs("root", "postfix", "script"))("progress of real work", ()
     [site, postfix] = [await Site.make(), await PrivatePostfix.create()];
     await fillDeferred(postfix, messages, 1);
     config = site.configure([postfix]);
+    await site.backup(postfix);
   });
   afterAll(async () => {
     await postfix?.destroy();
