@@ -20,6 +20,7 @@ const commands = [
   "backup",
   "schedule",
   "prune",
+  "copy",
   "snapshots",
   "ls",
   "show",
