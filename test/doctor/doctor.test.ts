@@ -7,9 +7,11 @@ import type { Finding } from "../../src/doctor/finding.ts";
 import { examineHost } from "../../src/doctor/host.ts";
 import { OperatorError } from "../../src/errors.ts";
 import { DirectoryStore } from "../../src/repository/directory.ts";
+import { ObjectRetained, RemovalRefused } from "../../src/repository/object-store.ts";
 import { Repository } from "../../src/repository/repository.ts";
 import { systemClock } from "../../src/system/clock.ts";
 import { spoolsafe } from "../support/cli.ts";
+import { FaultyStore } from "../support/faulty-store.ts";
 import { makeKeys } from "../support/keys.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
 import { makeStoredSite, type StoredSite } from "../support/stored.ts";
@@ -158,6 +160,29 @@ describe("the repository", () => {
         (entry) => entry.isFile() && entry.parentPath.includes("probes"),
       ),
     ).toEqual([]);
+  });
+
+  test("takes a probe that can't be removed: locked, or by who may not", async () => {
+    const until = Date.UTC(2027, 0, 5);
+    const refusals = [
+      { refusal: (key: string) => new ObjectRetained(key, until), says: "is locked until 2027-01-05T00:00:00.000Z" },
+      { refusal: (key: string) => new RemovalRefused(key, null), says: "not removed: these credentials may not" },
+    ];
+    for (const { refusal, says } of refusals) {
+      const store = new FaultyStore(new DirectoryStore(path("repository")), {
+        before: ({ name, key }) => {
+          if (name === "remove") throw refusal(key);
+        },
+      });
+      const findings = await examine({ probe: true, openRepository: () => Repository.open(store) });
+      expect(findings.find(({ name }) => name === "repository probe")).toMatchObject({
+        ok: true,
+        message: `an object was written and read, and ${says}`,
+      });
+    }
+    // Once it may go, so do those of earlier times.
+    await examine({ probe: true });
+    expect(readdirSync(path("repository/probes"), { withFileTypes: true }).filter((one) => one.isFile())).toEqual([]);
   });
 
   test("an interruption is no finding", async () => {

@@ -37,6 +37,16 @@ describe("a directory store", () => {
   let made = 0;
   beforeAll(() => fresh());
 
+  test("that is to lock what it stores takes no writes, and is read all the same", async () => {
+    const bytes = Buffer.from("there before");
+    await store.put("packs/ab/before", bytes, digestOf(bytes).digest);
+    const locking = new DirectoryStore(root, { lockDays: 7 });
+    const refusal = { kind: "config", message: expect.stringMatching(/keep no locks for object_lock_days/) };
+    expect(await failure(locking.put("packs/ab/1", bytes, digestOf(bytes).digest))).toMatchObject(refusal);
+    expect(await failure(locking.keepLocked())).toMatchObject(refusal);
+    expect((await locking.get("packs/ab/before")).equals(bytes)).toBe(true);
+  });
+
   function fresh() {
     made++;
     root = join(scratch, `a b%20${made}`);
