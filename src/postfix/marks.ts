@@ -1,11 +1,11 @@
-import { closeSync, constants, fstatSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
+import { closeSync, constants, fstatSync, fsyncSync, futimesSync, openSync, readSync, writeSync } from "node:fs";
 import { OperatorError } from "../errors.ts";
 import { descriptorSource, readQueueFile } from "./queue-file.ts";
 
 /**
  * Mark recipients of a queue file as done, as delivery agents do (`deliver_completed.c`): the type byte of their records
  * turns from `R` to `D`, nothing else changes. For files no daemon sees (a temporary name) or that are on hold with no
- * lock on them. The file's time becomes now; synced.
+ * lock on them. The file keeps its time: another one says that Postfix has tried it. Synced.
  *
  * @param indexes into the recipients as `readQueueFile` gives them; one that is done already stays so
  * @throws QueueFileDamaged, or OperatorError `damaged` when the file has no such recipient
@@ -13,12 +13,14 @@ import { descriptorSource, readQueueFile } from "./queue-file.ts";
 export function markDone(path: string, indexes: readonly number[]): void {
   const fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
   try {
-    const { recipients } = readQueueFile(descriptorSource(fd, fstatSync(fd).size));
+    const { size, atimeMs, mtimeMs } = fstatSync(fd);
+    const { recipients } = readQueueFile(descriptorSource(fd, size));
     for (const index of indexes) {
       const recipient = recipients[index];
       if (recipient === undefined) throw new OperatorError("damaged", `${path} has no recipient number ${index + 1}`);
       if (!recipient.done) mark(fd, path, recipient.offset);
     }
+    futimesSync(fd, atimeMs / 1000, mtimeMs / 1000);
     fsyncSync(fd);
   } finally {
     closeSync(fd);

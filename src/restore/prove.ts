@@ -1,5 +1,5 @@
 import { hash } from "node:crypto";
-import { type BigIntStats, closeSync, fstatSync, lstatSync, openSync, readSync, type Stats, utimesSync } from "node:fs";
+import { type BigIntStats, closeSync, fstatSync, lstatSync, openSync, readSync, type Stats } from "node:fs";
 import { checkStructure } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { markDone } from "../postfix/marks.ts";
@@ -42,12 +42,11 @@ export function proveMessage(path: string, { entry, message }: Work): MessagePro
 }
 
 /**
- * Mark in a staged message the recipients that are not to be served by it, give it its time back, and prove that nothing
- * but those marks has changed.
+ * Mark in a staged message the recipients that are not to be served by it, and prove that nothing but those marks has
+ * changed.
  */
 export function markMessage(path: string, { entry, message }: Work): MessageProof {
   markDone(path, message.marks);
-  utimesSync(path, message.mtime, message.mtime);
   const marks = new Set(message.marks);
   const recipients = entry.recipients.map((one, index) => (marks.has(index) ? { ...one, done: true } : one));
   const fd = openSync(path, "r");

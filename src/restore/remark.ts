@@ -1,4 +1,3 @@
-import { utimesSync } from "node:fs";
 import { errnoOf } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { readLocks } from "../postfix/locks.ts";
@@ -21,34 +20,35 @@ export function remark(instance: PostfixInstance, runs: readonly RunRecord[], wa
   for (const { id, inode, recipients } of wanted) {
     const found = locateInQueue(instance, "hold", id);
     if (found === undefined || String(found.stat.ino) !== inode) continue;
-    if (readLocks().has(found.stat.dev, found.stat.ino) || !mark(found.path, recipients)) continue;
-    utimesSync(found.path, found.stat.atimeMs / 1000, found.stat.mtimeMs / 1000);
-    record(runs, id, inode, found.path);
+    if (readLocks().has(found.stat.dev, found.stat.ino)) continue;
+    const digest = mark(found.path, recipients);
+    if (digest === null) continue;
+    record(runs, id, inode, digest);
     marked++;
   }
   return marked;
 }
 
-/** @returns false when it has these marks already, or somebody has let it go a moment ago */
-function mark(path: string, recipients: readonly number[]): boolean {
+/** @returns its new digest; null when it has these marks already, or somebody has let it go a moment ago */
+function mark(path: string, recipients: readonly number[]): string | null {
   try {
     const { recipients: are } = readQueueFile(bufferSource(readRegularFile(path).bytes));
-    if (recipients.every((index) => are[index]?.done === true)) return false;
+    if (recipients.every((index) => are[index]?.done === true)) return null;
     markDone(path, recipients);
-    return true;
+    return digestOf(readRegularFile(path).bytes).digest;
   } catch (error) {
-    if (errnoOf(error) === "ENOENT") return false;
+    if (errnoOf(error) === "ENOENT") return null;
     throw error;
   }
 }
 
 /** Without its new digest, the run that placed it would not know the file any more when it is undone. */
-function record(runs: readonly RunRecord[], id: string, inode: string, path: string): void {
+function record(runs: readonly RunRecord[], id: string, inode: string, digest: string): void {
   for (const run of runs) {
     const staged = run.staged.find((one) => one.id === id && one.inode === inode);
     if (staged === undefined) continue;
     const journal = RunJournal.reopen(run);
-    journal.restaged({ ...staged, digest: digestOf(readRegularFile(path).bytes).digest });
+    journal.restaged({ ...staged, digest });
     journal.close();
   }
 }

@@ -1,8 +1,9 @@
-import { copyFileSync, readFileSync } from "node:fs";
+import { copyFileSync, readFileSync, statSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { markDone } from "../../src/postfix/marks.ts";
 import { bufferSource, readQueueFile } from "../../src/postfix/queue-file.ts";
+import { watchDisk } from "../support/disk-order.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
 
 const scratch = makeScratch();
@@ -31,6 +32,15 @@ test.each(["four-recipients", "milter-edited", "dsn", "long-id", "partly-done"])
     expect(readQueueFile(bufferSource(after)).content).toBe(facts.content);
   },
 );
+
+test("the file keeps its time, and both are on disk at once", () => {
+  const { path } = copyOf("four-recipients");
+  utimesSync(path, 1_600_000_000.25, 1_700_000_000.75);
+  using disk = watchDisk();
+  markDone(path, [1]);
+  expect(disk.calls).toEqual([`write ${path}`, `sync ${path}`]);
+  expect(statSync(path)).toMatchObject({ atimeMs: 1_600_000_000_250, mtimeMs: 1_700_000_000_750 });
+});
 
 test("a recipient that is done stays so, and one that is not there is an error", () => {
   const { path, before } = copyOf("partly-done");
