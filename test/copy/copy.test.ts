@@ -231,7 +231,7 @@ describe("a large object", () => {
 });
 
 describe("a copy that ends at any call of its store", () => {
-  test("shows only whole snapshots, and is finished by the next", async () => {
+  test("shows only whole snapshots, and is finished by the next", { timeout: 120_000 }, async () => {
     const counting = new FaultyStore(new DirectoryStore(newPlace()));
     await copyFrom(made, counting);
     const { calls } = counting;
