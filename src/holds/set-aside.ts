@@ -93,6 +93,7 @@ export function listAside(stateDirectory: string, instance: Pick<PostfixInstance
     .flatMap((file) => {
       const aside = load(file);
       if (aside.returning === null || existsSync(aside.returning)) return [aside];
+      fsyncDirectory(dirname(aside.returning)); // its name there may not be on disk yet
       clear(aside);
       return [];
     });

@@ -13,6 +13,7 @@ import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { listAside, putBack, setAside } from "../../src/holds/set-aside.ts";
 import type { PostfixInstance } from "../../src/postfix/instance.ts";
 import { idForInode } from "../../src/postfix/queue-id.ts";
+import { watchDisk } from "../support/disk-order.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
 
 const scratch = makeScratch();
@@ -85,7 +86,10 @@ describe("a file of maildrop", () => {
     renameSync(join(maildrop, back), join(maildrop, id));
     const second = aside();
     writeFileSync(`${second.file}.json`, JSON.stringify(half));
+    using disk = watchDisk();
     expect(listAside(state, instance)).toEqual([]);
+    // Its name in maildrop is on disk before its copy goes: the one that died may not have come to that.
+    expect(disk.calls).toEqual([`sync ${maildrop}`, `sync ${join(second.file, "..")}`]);
     expect(readdirSync(maildrop)).toEqual([]);
   });
 
