@@ -32,19 +32,16 @@ function hasTemporaryName(instance: SpoolPlace, run: string, { number, inode }: 
   return String(lstatSync(path, { bigint: true, throwIfNoEntry: false })?.ino) === inode;
 }
 
+/** Where it is noted what has left hold, and of which queue. */
+interface NotePlace {
+  readonly instance: PostfixInstance;
+  readonly stateDirectory: string;
+  readonly clock: Clock;
+}
+
 /** Note what has left hold: an administrator who holds one of them later is not to be taken for us. */
 export function noteReleased(
-  {
-    instance,
-    journal,
-    stateDirectory,
-    clock,
-  }: {
-    readonly instance: PostfixInstance;
-    readonly journal: RunJournal;
-    readonly stateDirectory: string;
-    readonly clock: Clock;
-  },
+  { instance, journal, stateDirectory, clock }: NotePlace & { readonly journal: RunJournal },
   left: readonly Pick<StagedMessage, "number" | "id">[],
 ): void {
   if (left.length === 0) return;
@@ -56,17 +53,27 @@ export function noteReleased(
   );
 }
 
+/** To be called before anything is written into the journals of earlier runs: a new line makes an earlier move untold. */
+export function settleReleases(place: NotePlace, runs: readonly RunRecord[]): void {
+  for (const record of runs) {
+    const out = record.releasing.size === 0 ? [] : releasedMeanwhile(place.instance, record);
+    if (out.length === 0) continue;
+    const journal = RunJournal.reopen(record);
+    noteReleased(
+      { ...place, journal },
+      out.map(({ staged }) => staged),
+    );
+    journal.close();
+  }
+}
+
 /**
  * Files of earlier runs whose inodes others have now are gone: somebody has delivered or deleted them. The next file of the
  * same message may get the very same name, which has the inode in it, and then be another's: an administrator's, or in doubt.
  * To be called before any of the new files is in hold/.
  */
 export function noteReused(
-  {
-    instance,
-    stateDirectory,
-    clock,
-  }: { readonly instance: PostfixInstance; readonly stateDirectory: string; readonly clock: Clock },
+  { instance, stateDirectory, clock }: NotePlace,
   runs: readonly RunRecord[],
   staged: readonly Pick<StagedMessage, "inode" | "id">[],
 ): void {

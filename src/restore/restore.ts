@@ -4,7 +4,7 @@ import { masterState } from "../postfix/control.ts";
 import { entryKey, type Manifest, type MessageEntry } from "../snapshot/manifest.ts";
 import type { Claiming } from "./claiming.ts";
 import { RunJournal, type RunMessage, type RunRecord, type RunStart, toStagedMessage } from "./journal.ts";
-import { noteReleased, noteReused, releasedMeanwhile } from "./left-hold.ts";
+import { noteReleased, noteReused, releasedMeanwhile, settleReleases } from "./left-hold.ts";
 import { reportOf } from "./outcome.ts";
 import { sweepTemporaries, type Work } from "./place.ts";
 import { placedIdentity } from "./placed-record.ts";
@@ -126,6 +126,7 @@ async function restoreAnew(job: RestoreJob, run: Run): Promise<RestoreReport> {
   }));
   journal.planned(work.map(({ message }) => message));
   const { claimed, staged, unproven } = await claimAndStage(job, journal, plan, work);
+  settleReleases(job, remains.ended);
   const marked = remark(job.instance, remains.ended, plan.remark);
   noteReused(job, remains.ended, staged);
   recordHolds({ ...job, route: plan.choice.route, since: start.time }, journal.run, staged);

@@ -1,9 +1,11 @@
-import { rmSync } from "node:fs";
+import { renameSync, rmSync } from "node:fs";
+import { basename, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { placedHolds, recordPlaced } from "../../src/holds/placed.ts";
 import type { PostfixInstance } from "../../src/postfix/instance.ts";
-import { RunJournal, readRuns } from "../../src/restore/journal.ts";
-import { noteReused } from "../../src/restore/left-hold.ts";
+import { RunJournal, readRuns, toStagedMessage } from "../../src/restore/journal.ts";
+import { noteReused, releasedMeanwhile, settleReleases } from "../../src/restore/left-hold.ts";
 import { systemClock } from "../../src/system/clock.ts";
 import { queueFiles } from "../support/hand-made.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
@@ -11,6 +13,35 @@ import { noon } from "./entries.ts";
 import { type MadeRun, makeRun, makeSpool } from "./made-run.ts";
 
 const bytes = queueFiles.get("four-recipients") ?? Buffer.of();
+
+test("what a dead release let go is known before another run writes into its journal", async () => {
+  const root = makeScratch();
+  try {
+    const instance = makeSpool(root);
+    const made = makeRun(instance, root, [{ bytes }, { bytes }]);
+    const [record] = readRuns(root);
+    if (record === undefined) throw new Error("there is no run");
+    const journal = RunJournal.reopen(record);
+    journal.releasing([0, 1]);
+    await delay(20); // the clock of a file's times goes in steps
+    const deferred = join(instance.queueDirectory, "deferred", basename(made.path(0)));
+    renameSync(made.path(0), deferred);
+    renameSync(deferred, made.path(0)); // an administrator has put it on hold again
+    settleReleases({ instance, stateDirectory: root, clock: systemClock }, readRuns(root));
+    await delay(20);
+    journal.restaged(toStagedMessage(made.placements[1] ?? toFail()));
+    journal.close();
+    const [now] = readRuns(root);
+    expect([now?.released, now?.releasing]).toEqual([new Set([0]), new Set([1])]);
+    expect(now === undefined ? [] : releasedMeanwhile(instance, now)).toEqual([]);
+  } finally {
+    destroyScratch(root);
+  }
+});
+
+function toFail(): never {
+  throw new Error("there is no message");
+}
 
 describe("a file that has the inode, and so the name, of one that is gone", () => {
   let root: string;
