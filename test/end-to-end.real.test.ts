@@ -115,7 +115,7 @@ describe.skipIf(!needs("root", "postfix", "flock"))("init, backup, backup, verif
       const restored = await summary(["restore", "latest", "--into", target.configDirectory, ...identified], standby);
       expect(restored).toMatchObject({ restored: total, skipped: 0, inDoubtOnHold: 0 });
       expect(restored.warnings).toEqual([
-        expect.stringMatching(/^\d+ messages are older than the queue lifetime here/),
+        expect.stringMatching(/^\d+ messages will be returned to the sender if the first attempt fails/),
       ]);
       expect(differences(source.fingerprints, fingerprints(target.queueDirectory))).toEqual([]);
       expect(await target.postsuper(["-s"])).toBe("");

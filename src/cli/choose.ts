@@ -2,7 +2,7 @@ import { OperatorError } from "../errors.ts";
 import type { DamagedRecord, Repository, SignedSnapshot } from "../repository/repository.ts";
 import { selectSnapshot } from "../snapshot/select.ts";
 import type { Context } from "./context.ts";
-import { noticeChains } from "./look.ts";
+import { noticeChains, seenBefore } from "./look.ts";
 
 /**
  * The snapshot a SNAP argument means, among those of the host that is meant.
@@ -26,6 +26,7 @@ function refuseDamaged(spec: string, readable: readonly SignedSnapshot[], damage
 /** Every snapshot whose record can be read. Of the others there is a warning each: `latest` may not be what it seems. */
 export async function readableSnapshots(context: Context, repository: Repository) {
   const { signal, render } = context;
+  const seen = seenBefore(context, repository);
   const found = await repository.loadReadable(await repository.snapshotRefs(signal), signal);
   for (const {
     error: { message, hints },
@@ -33,7 +34,7 @@ export async function readableSnapshots(context: Context, repository: Repository
     render.line({ type: "damaged", message, hints });
     render.warn(message);
   }
-  await noticeChains(context, repository, found.snapshots, found.damaged);
+  await noticeChains(context, repository, seen, found.snapshots, found.damaged);
   return found;
 }
 

@@ -1,16 +1,25 @@
 import { errnoOf } from "../errors.ts";
-import { type ChainLink, checkChains, loadSeen, lookedAt, saveSeen } from "../repository/chain.ts";
+import { type ChainLink, checkChains, loadSeen, lookedAt, type Seen, saveSeen } from "../repository/chain.ts";
 import type { DamagedRecord, Repository, SignedSnapshot } from "../repository/repository.ts";
 import type { Context } from "./context.ts";
 
 /**
- * Compare what a listing shows with what this host has seen before, and remember it: a missing, replaced or replayed
+ * What this host has seen of the repository; undefined for an ordinary user, who may not read it. To be asked for before a
+ * listing that is compared with it: a backup that ends meanwhile notes its snapshot, which the listing does not have yet.
+ */
+export function seenBefore({ stateDirectory }: Context, repository: Repository): Seen | undefined {
+  return permitted(() => loadSeen(stateDirectory, repository.id));
+}
+
+/**
+ * Compare what a listing shows with what this host had seen before it, and remember it: a missing, replaced or replayed
  * snapshot is a warning in every command that looks, and a failure in `verify`. An ordinary user, who may not write to the
  * state directory, looks without remembering.
  */
 export async function noticeChains(
   context: Context,
   repository: Repository,
+  seen: Seen | undefined,
   snapshots: readonly SignedSnapshot[],
   damaged: readonly DamagedRecord[],
 ): Promise<void> {
@@ -19,7 +28,6 @@ export async function noticeChains(
   if (trusted.fingerprints.length === 0) return;
   const links = [...believed(trusted, snapshots), ...damaged.map(({ ref }) => ({ ...ref, previous: undefined }))];
   const removed = (await repository.trustedRemovals(trusted, signal)).flatMap(({ removal }) => removal.snapshots);
-  const seen = permitted(() => loadSeen(stateDirectory, repository.id));
   const findings = checkChains(links, removed, seen ?? new Map());
   for (const { problem } of findings) render.warn(problem);
   if (findings.length > 0)

@@ -121,7 +121,9 @@ describe.skipIf(!needs("root", "postfix", "flock"))("restoring configuration by 
     const unasked = await restore(...args, "--json");
     expect(unasked.code).toBe(2);
     expect(unasked.json.at(-1)).toMatchObject({ kind: "usage", hints: [expect.stringContaining("--yes")] });
-    const terminal = ["sh", "-c", 'exec script --quiet --return --command "$*" /dev/null', "sh"];
+    const terminal = [
+      ...["bash", "-c", 'exec script --quiet --return --command "$(printf "%q " "$@")" /dev/null', "bash"],
+    ];
     const refused = await command(["restore", "latest", ...args], { under: terminal, input: "n\n" });
     expect(refused.stdout).toContain(`will be replaced: ${join(postfix.configDirectory, "virtual")}`);
     expect(refused.stdout).toMatch(/replace \d+ files on this host by what mx1\.source\.test had on [\d-]+\? \[y\/N\]/);

@@ -240,7 +240,7 @@ describe.skipIf(!needs("root", "postfix", "flock"))("status", () => {
       symlinkSync(join(directory, "spoolsafe_"), join(directory, "plugins/spoolsafe_status"));
       const program = join(directory, "spoolsafe");
       const built = join(builtProgram(), "spoolsafe.js");
-      writeFileSync(program, `#!/bin/sh\nexec ${process.execPath} ${built} "$@"\n`, { mode: 0o755 });
+      writeFileSync(program, `#!/bin/sh\nexec "${process.execPath}" "${built}" "$@"\n`, { mode: 0o755 });
       const conf = `[spoolsafe_*]\nuser root\nenv.spoolsafe ${program}\nenv.config ${scene.config}\n`;
       writeFileSync(join(directory, "plugin-conf.d/spoolsafe"), conf);
       const node = ["log_level 4", `log_file ${directory}/node.log`, `pid_file ${directory}/node.pid`, "user root"];

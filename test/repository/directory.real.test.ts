@@ -38,8 +38,8 @@ describe.skipIf(!needs("root", "mount"))("a directory on a file system that is i
   test("read-only: says so, and can be read", async () => {
     await run("mount", ["-o", "remount,ro", scratch]);
     try {
-      for (const call of [store.put("packs/cd/1", bytes, sha256), store.remove("packs/ab/1")]) {
-        const error = await failure(call);
+      for (const call of [() => store.put("packs/cd/1", bytes, sha256), () => store.remove("packs/ab/1")]) {
+        const error = await failure(call());
         expect(error.kind).toBe("store-failed");
         expect(error.message).toContain("read-only file system");
         expect(error.hints.join()).toContain("mounted read-only");

@@ -85,7 +85,7 @@ describe.skipIf(!needs("root", "postfix"))("a restore into a stopped and empty i
   });
 
   test("at seeded moments: the same call again ends in the same state", { timeout: 600_000 }, () => {
-    for (const death of moments(bench, long ? 20 : 6)) {
+    for (const death of moments(bench, long ? 20 : 4)) {
       bench.dies(death);
       if (readRuns(bench.state).every(({ phase }) => phase !== "ended")) bench.endsWhole();
     }
