@@ -25,7 +25,7 @@ export interface LogEntry extends StoredFile {
   readonly mtime: number;
 }
 
-/** Why a message was on hold at capture; null for mail that was not. From our journals, never from a listing (rule 10). */
+/** Why a message was on hold at capture; null for mail that was not. From our journals, never from a listing. */
 export type HoldRole = { readonly kind: "admin" } | { readonly kind: "restore" | "fence"; readonly run: string } | null;
 
 export interface ManifestRecipient {
@@ -33,7 +33,7 @@ export interface ManifestRecipient {
   readonly done: boolean;
 }
 
-/** One message of a snapshot, with its logs (rule 2). Its identity is instance, queueId, created and content (rule 1). */
+/** One message of a snapshot, with its logs. Its identity is instance, queueId, created and content. */
 export interface MessageEntry {
   readonly kind: "message";
   readonly instance: string;
@@ -57,10 +57,10 @@ export interface MessageEntry {
   readonly sendopts: number;
   /** As `MessageFacts` has it: when a warning to the sender falls due that has not been sent; null for none. */
   readonly delayWarning: number | null;
-  /** A delivery agent had it open while it was read; null where locks can't be seen (rule 7). */
+  /** A delivery agent had it open while it was read; null where locks can't be seen. */
   readonly inFlight: boolean | null;
   readonly role: HoldRole;
-  /** Captured, and in no queue at the closing listing: in doubt at restore (rule 4). */
+  /** Captured, and in no queue at the closing listing: in doubt at restore. */
   readonly finished: boolean;
 }
 
