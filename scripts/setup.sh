@@ -1,8 +1,9 @@
 #!/bin/sh
 # Make a fresh clone ready: npm packages, Debian packages, dist/. Does what is missing and nothing else.
 #
-#   setup.sh                 npm packages, dist/, and what Spoolsafe itself is used with: postfix age zstd
-#   setup.sh --tests         and what only the tests need: two object stores, openssl, zsh, fish, promtool, munin-run, visudo
+#   setup.sh                 npm packages, dist/, and what Spoolsafe itself is used with: postfix age zstd, and jq for the runbooks
+#   setup.sh --tests         and what only the tests need: two object stores, openssl, zsh, fish, promtool, munin-run, visudo,
+#                            a browser, shellcheck, a Debian to build the image in
 #   setup.sh --no-packages   npm packages and dist/ only
 #
 # Debian packages need root and apt-get. Without those it says what is missing and how to install it, and goes on: tests
@@ -14,10 +15,11 @@ PATH="$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin"
 export PATH
 
 # program:package; postfix and its tools are one package.
-wanted="postfix:postfix age:age zstd:zstd flock:util-linux"
+wanted="postfix:postfix age:age zstd:zstd flock:util-linux jq:jq"
 test_wanted="unshare:util-linux systemd-analyze:systemd openssl:openssl ps:procps ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw
   swift-proxy-server:swift-proxy swift-account-server:swift-account swift-container-server:swift-container
-  swift-object-server:swift-object zsh:zsh fish:fish promtool:prometheus munin-run:munin-node visudo:sudo"
+  swift-object-server:swift-object zsh:zsh fish:fish promtool:prometheus munin-run:munin-node visudo:sudo
+  chromium:chromium shellcheck:shellcheck mmdebstrap:mmdebstrap"
 policy=/usr/sbin/policy-rc.d
 policy_mark="# Made by Spoolsafe's scripts/setup.sh for the time of an installation; remove it if no installation runs."
 
