@@ -15,6 +15,7 @@ const layers = [
   ["holds"],
   ["jobs"],
   ["backup", "restore", "verify", "doctor", "prune", "copy", "status", "alerts", "schedule"],
+  ["drill", "runbook", "triage"],
   ["config"],
   ["cli"],
   ["main", "launcher", "index"],
