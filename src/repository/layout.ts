@@ -21,6 +21,7 @@ export const prefixes = {
   removals: "removals/",
   claimed: "claimed/",
   claims: "claims/",
+  drills: "drills/",
 } as const;
 
 export function objectKey(kind: ObjectKind, id: string): string {
@@ -58,6 +59,10 @@ export function claimKey(place: RecordPlace): string {
   return prefixes.claims + recordName(place);
 }
 
+export function drillKey(place: RecordPlace): string {
+  return prefixes.drills + recordName(place);
+}
+
 /** What a snapshot record's key says; undefined for any key `snapshotKey` would not have made. */
 export function parseSnapshotKey(key: string): RecordPlace | undefined {
   return parseRecordKey(prefixes.snapshots, key);
@@ -71,6 +76,11 @@ export function parseRemovalKey(key: string): RecordPlace | undefined {
 /** What a claim record's key says; undefined for any key `claimKey` would not have made. */
 export function parseClaimKey(key: string): RecordPlace | undefined {
   return parseRecordKey(prefixes.claims, key);
+}
+
+/** What a drill record's key says; undefined for any key `drillKey` would not have made. */
+export function parseDrillKey(key: string): RecordPlace | undefined {
+  return parseRecordKey(prefixes.drills, key);
 }
 
 /** Ten digits, zeros in front, so that the order of the names is the order of the numbers. */

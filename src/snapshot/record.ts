@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 import { OperatorError } from "../errors.ts";
 import type { Claim } from "./claim.ts";
+import { type DrillReport, drillPhases, drillScenarios } from "./drill.ts";
 import { captureModes, type Snapshot } from "./snapshot.ts";
 
 /**
@@ -52,6 +53,10 @@ export interface SignedRemoval extends Signed {
 
 export interface SignedClaim extends Signed {
   readonly claim: Claim;
+}
+
+export interface SignedDrill extends Signed {
+  readonly drill: DrillReport;
 }
 
 /** What signs a record: `SigningKey` of the crypto layer. */
@@ -107,7 +112,21 @@ export function parseClaimRecord(bytes: Uint8Array, repository: string): SignedC
   return { ...signed, claim: record };
 }
 
-type StoredRecord = Snapshot | Removal | Claim;
+/**
+ * Read a drill's record file; the counterpart of `parseSnapshotRecord`.
+ *
+ * @param repository null: of whichever repository it says, for a report that came by other ways
+ * @throws OperatorError `damaged` as there
+ */
+export function parseDrillRecord(bytes: Uint8Array, repository: string | null): SignedDrill {
+  const { signed, record } = parseRecord(bytes, "drill", drillSchema);
+  checkOrigin(record, signed, repository ?? record.repository);
+  if (digestOf(Buffer.from(record.publicKey, "base64")) !== signed.key)
+    throw unreadable("drill", "its public key is not the key that signed it");
+  return { ...signed, drill: record };
+}
+
+type StoredRecord = Snapshot | Removal | Claim | DrillReport;
 
 function parseRecord<Record>(bytes: Uint8Array, type: string, schema: z.ZodType<Record>) {
   const signed = splitRecord(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength), type);
@@ -272,4 +291,93 @@ const claimSchema = z.discriminatedUnion("state", [
   }),
   z.strictObject({ ...claimHead, state: z.literal("withdrawn"), withdraws: digest, reason: z.string() }),
 ]);
-const schemas = { snapshot: snapshotSchema, removal: removalSchema, claim: claimSchema };
+
+const drillId = z.string().regex(/^[0-9a-f]{12}$/);
+const seconds = z.number();
+const check = z.strictObject({ name: z.string(), ok: z.boolean(), detail: z.string() });
+const target = z.strictObject({ seconds, met: z.boolean() }).nullable();
+const drillSchema = z.strictObject({
+  format: z.literal(1),
+  type: z.literal("drill"),
+  repository: repositoryId,
+  writer: writerId,
+  number: sequence,
+  previous: digest.nullable(),
+  publicKey: z.base64(),
+  id: drillId,
+  host: z.string().min(1),
+  scenario: z
+    .strictObject({ name: z.enum(drillScenarios), expected: z.string(), happened: z.string(), ok: z.boolean() })
+    .nullable(),
+  attended: z.boolean(),
+  user: z.string(),
+  sudoUser: z.string().nullable(),
+  where: z.strictObject({
+    hostname: z.string(),
+    system: z.string(),
+    postfix: z.string().nullable(),
+    spoolsafe: z.string(),
+    node: z.string(),
+  }),
+  store: z.strictObject({ url: z.string(), objectLockDays: count.nullable() }),
+  snapshot: z
+    .strictObject({
+      id: digest,
+      number: sequence,
+      time,
+      mode: z.enum(captureModes),
+      host: z.string().min(1),
+      signedBy: digest.nullable(),
+      instances: z.array(z.string()),
+    })
+    .nullable(),
+  started: time,
+  ready: time.nullable(),
+  ended: time,
+  phases: z.array(z.strictObject({ name: z.enum(drillPhases), milliseconds: z.number().min(0) })),
+  rpoSeconds: seconds.nullable(),
+  rtoSeconds: seconds.nullable(),
+  targets: z.strictObject({ rpo: target, rto: target }),
+  isolation: z.strictObject({ proofs: z.array(check), outsideConnections: count.nullable() }),
+  messages: z.strictObject({
+    manifest: count,
+    restored: count,
+    readable: count,
+    identical: count,
+    inQueue: count,
+    heldByAdmin: count,
+    maildrop: count,
+    inDoubt: count,
+  }),
+  queues: z.strictObject({
+    ageLimits: z.array(count),
+    rows: z.array(z.strictObject({ queue: z.string(), counts: z.array(count) })),
+  }),
+  delivered: z
+    .strictObject({
+      messages: count,
+      recipients: count,
+      identical: count,
+      promised: z.strictObject({ messages: count, recipients: count }),
+      kept: count,
+      expired: z.array(z.string()),
+      deviating: z.array(z.strictObject({ queueId: z.string(), detail: z.string() })),
+    })
+    .nullable(),
+  checks: z.array(check),
+  deviations: z.array(z.string()),
+  failure: z.strictObject({ kind: z.string(), message: z.string(), hints: z.array(z.string()) }).nullable(),
+  ok: z.boolean(),
+  before: z
+    .array(
+      z.strictObject({
+        id: drillId,
+        started: time,
+        ok: z.boolean(),
+        rpoSeconds: seconds.nullable(),
+        rtoSeconds: seconds.nullable(),
+      }),
+    )
+    .max(5),
+});
+const schemas = { snapshot: snapshotSchema, removal: removalSchema, claim: claimSchema, drill: drillSchema };
