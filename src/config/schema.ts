@@ -1,6 +1,6 @@
 import { isAbsolute } from "node:path";
 import ms from "ms";
-import { z } from "zod";
+import * as z from "zod";
 import { relayOf } from "../alerts/mail.ts";
 import { expressionProblem } from "../schedule/expression.ts";
 

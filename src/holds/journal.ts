@@ -1,6 +1,6 @@
 import { closeSync, existsSync, fdatasyncSync, linkSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";
 import { syncHold } from "./sync-hold.ts";

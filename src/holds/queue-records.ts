@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, fsyncSync, openSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { isSameQueue, type QueueIdentity, queueIdentity } from "../postfix/queue-identity.ts";
 import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";

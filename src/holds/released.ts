@@ -1,5 +1,5 @@
 import { existsSync, readdirSync } from "node:fs";
-import { z } from "zod";
+import * as z from "zod";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { listQueue, type SpoolFile } from "../postfix/spool.ts";
 import { journalDirectory } from "./journal.ts";

@@ -15,7 +15,7 @@ import {
   rmSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { OperatorError } from "../errors.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { idForInode, nextMicrosecond } from "../postfix/queue-id.ts";

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import type { SigningKey, TrustedKeys } from "../crypto/sign.ts";
 import { OperatorError } from "../errors.ts";
 import {

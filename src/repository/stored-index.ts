@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { constants, zstdCompressSync, zstdDecompressSync } from "node:zlib";
-import { z } from "zod";
+import * as z from "zod";
 import { logKinds } from "../postfix/queue.ts";
 import type { LogEntry, StoredFile } from "../snapshot/manifest.ts";
 import type { ObjectReference, PartReference } from "../snapshot/snapshot.ts";

@@ -11,7 +11,7 @@ import {
   truncateSync,
 } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { OperatorError } from "../errors.ts";
 import { fsyncDirectory, makePrivateDirectory, readRegularFile, writeAll } from "../system/files.ts";
 import { inParent, type Place, type Present, pathOf } from "./configuration-place.ts";

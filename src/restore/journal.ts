@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { closeSync, existsSync, fdatasyncSync, openSync, readdirSync, readFileSync, truncateSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { OperatorError } from "../errors.ts";
 import { logKinds } from "../postfix/queue.ts";
 import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
-import { z } from "zod";
+import * as z from "zod";
 import { OperatorError } from "../errors.ts";
 import { entryKey, type MessageEntry } from "../snapshot/manifest.ts";
 import { forecast } from "./forecast.ts";

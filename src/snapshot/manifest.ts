@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { OperatorError } from "../errors.ts";
 import { type LogKind, logKinds, messageQueues, type QueueName } from "../postfix/queue.ts";
 

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { z } from "zod";
+import * as z from "zod";
 import { OperatorError } from "../errors.ts";
 import type { Claim } from "./claim.ts";
 import { type DrillReport, drillPhases, drillScenarios } from "./drill.ts";

@@ -1,6 +1,6 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { textIfThere } from "../holds/journal.ts";
 import { listHolds } from "../holds/list.ts";
@@ -8,6 +8,7 @@ import { readCopies } from "../jobs/copies.ts";
 import { isRunning, type JobName, type JobRecord, jobNames, readJob } from "../jobs/record.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import type { Clock } from "../system/clock.ts";
+import { daemonFaults } from "./daemon-faults.ts";
 import { type InstanceState, lookAtQueues, mayNotRead } from "./queue-state.ts";
 import type { Happened, HoldStatus, JobStatus, LastBackup, LastVerify, StatusFacts, UnsentAlert } from "./report.ts";
 
@@ -59,6 +60,7 @@ export function lookAround(look: LocalLook): StatusFacts {
       error,
     })),
     unsentAlerts: unsentAlerts(stateDirectory),
+    daemonFaults: daemonFaults(stateDirectory),
     instances: seen.flatMap(({ state }) => state ?? []),
     unseen: seen.flatMap(({ unseen }) => unseen ?? []),
     repository: null,
