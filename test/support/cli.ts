@@ -78,7 +78,12 @@ function cleanEnvironment(): Record<string, string> {
   const kept = Object.entries(process.env).filter(
     ([name]) => !/^(SPOOLSAFE_|AWS_|MAIL_CONFIG$|NO_COLOR$|FORCE_COLOR$)/.test(name),
   );
-  return Object.fromEntries(kept.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])));
+  // Hundreds of starts of the same program: compiled once (a sixth of the CPU time of a small command).
+  const compiled = { NODE_COMPILE_CACHE: join(builtProgram(), "compiled") };
+  return {
+    ...compiled,
+    ...Object.fromEntries(kept.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]]))),
+  };
 }
 
 let built: string | undefined;
