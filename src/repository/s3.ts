@@ -25,7 +25,7 @@ export interface S3StoreOptions extends S3Settings {
   readonly pageKeys?: number;
   /** Days for which everything written is locked, whole and at most ten years; default: 0, no locks. */
   readonly lockDays?: number | undefined;
-  /** Milliseconds since 1970, for what counts as stale. */
+  /** Milliseconds since 1970, for locks and what counts as stale; default: the store's clock. */
   readonly now?: () => number;
 }
 
@@ -42,6 +42,7 @@ export class S3Store implements ObjectStore {
   readonly #prefix: string;
   readonly #locks: S3Locks;
   #connection: Promise<S3Connection> | undefined;
+  #connected: S3Connection | undefined;
   #knowsConditions = true;
 
   constructor(options: S3StoreOptions) {
@@ -158,11 +159,10 @@ export class S3Store implements ObjectStore {
 
   /** Aborts multipart uploads of packs and parts below our prefix that were begun more than 48 hours ago. */
   async sweep(signal?: AbortSignal): Promise<number> {
-    const before = this.#now() - staleAfterMs;
     let swept = 0;
     for await (const { key, uploadId, begun } of this.#uploads(signal)) {
       const ours = parseObjectKey("pack", key) ?? parseObjectKey("part", key);
-      if (ours === undefined || begun >= before) continue;
+      if (ours === undefined || begun >= this.#now() - staleAfterMs) continue;
       await this.#abortUpload(key, uploadId, signal);
       swept++;
     }
@@ -173,6 +173,7 @@ export class S3Store implements ObjectStore {
     const connection = await this.#connection?.catch(() => undefined);
     connection?.client.destroy();
     this.#connection = undefined;
+    this.#connected = undefined;
   }
 
   async #head(key: string, signal: AbortSignal | undefined): Promise<HeadObjectCommandOutput | undefined> {
@@ -445,12 +446,23 @@ export class S3Store implements ObjectStore {
   }
 
   #connect(): Promise<S3Connection> {
-    this.#connection ??= connect(this.#options, this.#options.timing ?? {}, this.#options.checksums);
+    this.#connection ??= connect(this.#options, this.#options.timing ?? {}, this.#options.checksums).then(
+      (connection) => {
+        this.#connected = connection;
+        return connection;
+      },
+    );
     return this.#connection;
   }
 
+  /**
+   * Locks and ages are the store's, so they go by its clock where ours is wrong: the SDK learns the difference from every answer
+   * and signs by it, so that nothing else would show. A lock by a clock that is a year ahead would hold a year longer.
+   */
   #now(): number {
-    return this.#options.now?.() ?? Date.now();
+    if (this.#options.now !== undefined) return this.#options.now();
+    const offset = this.#connected?.client.config.systemClockOffset ?? 0;
+    return Date.now() + (Math.abs(offset) < skewMs ? 0 : offset);
   }
 
   #at(key: string): { Bucket: string; Key: string } {
@@ -479,6 +491,8 @@ const smallestPart = 8 * 1024 * 1024;
 const mostParts = 1000;
 const partsAtOnce = 3;
 const maxConflicts = 5;
+/** The `Date` of an answer has whole seconds and was on its way; a clock that is further off is wrong. */
+const skewMs = 240_000;
 /** How long a failed put may take to abort its upload. */
 const abortMs = 5000;
 

@@ -1,14 +1,16 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import {
+  AbortMultipartUploadCommand,
   CreateBucketCommand,
+  CreateMultipartUploadCommand,
   HeadObjectCommand,
   ListObjectVersionsCommand,
   PutObjectLegalHoldCommand,
   PutObjectRetentionCommand,
   type S3Client,
 } from "@aws-sdk/client-s3";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { ObjectRetained } from "../../src/repository/object-store.ts";
 import { S3Store, type S3StoreOptions } from "../../src/repository/s3.ts";
 import { digestOf } from "../../src/system/digest.ts";
@@ -173,6 +175,29 @@ describe.skipIf(!needs("ceph"))("in a bucket of Ceph with Object Lock", () => {
         message: expect.stringMatching(/keeps no lock of 30 days/),
         hints: expect.arrayContaining([expect.stringMatching(/clock/)]),
       });
+    });
+
+    test.each([
+      ["ahead", 400],
+      ["behind", -400],
+    ])("a clock that is more than a year %s locks by the store's, and ends nobody's upload", async (_, days) => {
+      const store = open({ lockDays: 1 });
+      const [key, before] = ["packs/ab/1", Date.now()];
+      const ofAnother = at(store, `packs/ab/ab${"0".repeat(62)}`);
+      const { UploadId } = await client.send(new CreateMultipartUploadCommand(ofAnother));
+      vi.useFakeTimers({ toFake: ["Date"], now: before + days * day });
+      try {
+        await put(store, key);
+        await store.keepLocked(key);
+        expect(await errorOf(() => store.remove(key))).toBeInstanceOf(ObjectRetained);
+        expect(await store.sweep()).toBe(0);
+      } finally {
+        vi.useRealTimers();
+      }
+      const { mode, until } = await lockOf(store, key);
+      expect(mode).toBe("COMPLIANCE");
+      expect(Math.abs(until - before - 2 * day)).toBeLessThan(60_000);
+      await client.send(new AbortMultipartUploadCommand({ ...ofAnother, UploadId }));
     });
 
     test("a bucket without Object Lock is an error before anything is written", async () => {
