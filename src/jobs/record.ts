@@ -1,9 +1,10 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { errnoOf } from "../errors.ts";
 import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
 import { processStart } from "../system/processes.ts";
+import { addBackupRun } from "./history.ts";
 
 /*
  * What is known of the unattended jobs of this host, one small file for each. Whoever runs a job writes it: the daemon's
@@ -118,7 +119,7 @@ export function recordStart(stateDirectory: string, { job, now, due = null, proc
 }
 
 /**
- * Record, durably, how a run ended. A run that found the lock held (exit 11) leaves everything as it was, but for
+ * Record, durably, how a run ended; a backup also in the history of backups. A run that found the lock held (exit 11) leaves everything as it was, but for
  * `lastLocked`; its time on the schedule is not done with.
  */
 export function recordEnd(
@@ -145,6 +146,15 @@ export function recordEnd(
     running: ours ? null : record.running,
     scheduled,
     ...(good ? { lastSuccess: run.start, detail: detail ?? null } : {}),
+  });
+  if (run.job !== "backup") return;
+  addBackupRun(stateDirectory, {
+    start: run.start,
+    end: now.toISOString(),
+    exit,
+    snapshot: typeof detail?.snapshot === "string" ? detail.snapshot : null,
+    messages: typeof detail?.messages === "number" ? detail.messages : null,
+    heldLongestMs: typeof detail?.heldLongestMs === "number" ? detail.heldLongestMs : null,
   });
 }
 

@@ -2,9 +2,11 @@ import { ago } from "./ago.ts";
 import type { InstanceState } from "./queue-state.ts";
 import type {
   CopyStatus,
+  DaemonFault,
   HoldStatus,
   HostStatus,
   JobStatus,
+  ProblemName,
   StatusFacts,
   StatusLimits,
   StatusProblem,
@@ -20,6 +22,7 @@ export function judge(facts: StatusFacts, limits: StatusLimits): readonly Status
     ...facts.holds.flatMap((hold) => holdProblems(hold, facts.jobs, limits)),
     ...facts.copies.flatMap((copy) => copyProblems(copy, facts, limits)),
     ...alertProblems(facts.unsentAlerts),
+    ...facts.daemonFaults.map(daemonProblem),
     ...facts.unseen.map((what) =>
       critical("unseen", what, "mount or repair what is named, or correct the configuration"),
     ),
@@ -157,6 +160,14 @@ function alertProblems(unsent: readonly UnsentAlert[]): StatusProblem[] {
   });
 }
 
+function daemonProblem({ name, problem, since }: DaemonFault): StatusProblem {
+  const remedy = {
+    "status-page": "free the address, or set another one as [status] listen; it is tried again each minute",
+    textfile: "make its directory, or correct [status] textfile; it is tried again each minute",
+  } as const;
+  return warning(name, `${problem} (since ${since})`, remedy[name]);
+}
+
 function queueProblems({ name, queues, oldest }: InstanceState, limits: StatusLimits): StatusProblem[] {
   const size = (queue: "deferred" | "active") =>
     above(queues[queue].messages, limits[queue], `queue-${queue}`, (limit) => [
@@ -178,17 +189,17 @@ function queueProblems({ name, queues, oldest }: InstanceState, limits: StatusLi
 function above(
   value: number,
   [warn, crit]: Threshold,
-  name: string,
+  name: ProblemName,
   tell: (limit: number) => readonly [problem: string, remedy: string],
 ): StatusProblem[] {
   if (value > crit) return [critical(name, ...tell(crit))];
   return value > warn ? [warning(name, ...tell(warn))] : [];
 }
 
-function critical(name: string, problem: string, remedy: string): StatusProblem {
+function critical(name: ProblemName, problem: string, remedy: string): StatusProblem {
   return { severity: "critical", name, problem, remedy };
 }
 
-function warning(name: string, problem: string, remedy: string): StatusProblem {
+function warning(name: ProblemName, problem: string, remedy: string): StatusProblem {
   return { severity: "warning", name, problem, remedy };
 }

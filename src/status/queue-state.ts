@@ -20,11 +20,19 @@ export interface Oldest {
   readonly exact: boolean;
 }
 
+/** Upper limits of the columns of `QueueState.ages` but for the last, seconds. */
+export const ageLimits: readonly number[] = [600, 3600, 6 * 3600, 86_400, 3 * 86_400];
+
 export interface QueueState {
   /** Files by name: mail that is still being received is among incoming. */
   readonly messages: number;
   /** Null for an empty queue. */
   readonly oldest: Oldest | null;
+  /**
+   * Messages by age, one count for each of `ageLimits` and one for what is older. Where not every message could be looked at
+   * in time it is those that were, spread evenly over the queue: their sum is then less than `messages`.
+   */
+  readonly ages: readonly number[];
 }
 
 export interface InstanceState {
@@ -51,7 +59,7 @@ export function lookAtQueues(instance: PostfixInstance, { clock, budgetMs }: Que
   // The small queues first; the one nobody is alarmed about last.
   const order = ["maildrop", "incoming", "active", "deferred", "hold"] as const satisfies readonly QueueName[];
   const looked = new Map(order.map((queue) => [queue, lookAtQueue(instance, queue, clock, until)]));
-  const state = (queue: QueueName): QueueState => looked.get(queue) ?? { messages: 0, oldest: null };
+  const state = (queue: QueueName): QueueState => looked.get(queue) ?? { messages: 0, oldest: null, ages: [] };
   const total = messageQueues.reduce((sum, queue) => sum + state(queue).messages, 0);
   return {
     name: instance.name,
@@ -71,7 +79,7 @@ export function lookAtQueues(instance: PostfixInstance, { clock, budgetMs }: Que
 function lookAtQueue(instance: PostfixInstance, queue: QueueName, clock: Clock, until: number): QueueState {
   const directories = directoriesBelow(`${instance.queueDirectory}/${queue}`);
   const messages = directories.reduce((sum, { ids }) => sum + ids.length, 0);
-  return { messages, oldest: oldestFile(directories, clock, until) };
+  return { messages, ...agesOf(directories, clock, until) };
 }
 
 /** Names only: a path for each of 100,000 would take longer than reading their directories. */
@@ -116,14 +124,21 @@ export function mayNotRead(path: string, cause: unknown): OperatorError {
   });
 }
 
-function oldestFile(directories: readonly Directory[], clock: Clock, until: number): Oldest | null {
+function agesOf(directories: readonly Directory[], clock: Clock, until: number): Omit<QueueState, "messages"> {
+  const now = clock.now() / 1000;
+  const ages = new Array<number>(ageLimits.length + 1).fill(0);
   let oldest = Number.POSITIVE_INFINITY;
+  const see = (created: number) => {
+    if (created < oldest) oldest = created;
+    const column = columnOf(now - created);
+    ages[column] = (ages[column] ?? 0) + 1;
+  };
   const silent = directories.map(({ path, ids }) => {
     const untold: string[] = [];
     for (const id of ids) {
       const arrival = arrivalOfLong(id);
       if (arrival === undefined) untold.push(id);
-      else if (arrival < oldest) oldest = arrival;
+      else see(arrival);
     }
     return { path, ids: untold };
   });
@@ -133,10 +148,18 @@ function oldestFile(directories: readonly Directory[], clock: Clock, until: numb
     // At least a few of every queue, however little time is left.
     exact = ++looked <= fewest || clock.monotonic() <= until;
     if (!exact) break;
-    oldest = Math.min(oldest, createdSeconds(path) ?? oldest);
+    const created = createdSeconds(path);
+    if (created !== undefined) see(created);
   }
-  if (oldest === Number.POSITIVE_INFINITY) return null;
-  return { ageSeconds: Math.max(0, Math.floor(clock.now() / 1000 - oldest)), exact };
+  if (oldest === Number.POSITIVE_INFINITY) return { oldest: null, ages };
+  return { oldest: { ageSeconds: Math.max(0, Math.floor(now - oldest)), exact }, ages };
+}
+
+/** The first column for what is dated in the future. */
+function columnOf(ageSeconds: number): number {
+  let column = 0;
+  while (column < ageLimits.length && ageSeconds >= (ageLimits[column] ?? 0)) column++;
+  return column;
 }
 
 const fewest = 100;

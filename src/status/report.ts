@@ -57,6 +57,15 @@ export interface UnsentAlert {
   readonly error: string;
 }
 
+/** What `schedule run` can't do beside its jobs, found by itself. */
+export interface DaemonFault {
+  readonly name: "status-page" | "textfile";
+  /** In its own words, with the place it is about. */
+  readonly problem: string;
+  /** RFC 3339 in UTC. */
+  readonly since: string;
+}
+
 /** A further repository that snapshots are copied to. */
 export interface CopyStatus {
   readonly url: string;
@@ -103,6 +112,7 @@ export interface StatusFacts {
   /** Further repositories by how they stand; none where nothing is copied anywhere. */
   readonly copies: readonly CopyStatus[];
   readonly unsentAlerts: readonly UnsentAlert[];
+  readonly daemonFaults: readonly DaemonFault[];
   readonly instances: readonly InstanceState[];
   /** What should have been looked at and could not be. */
   readonly unseen: readonly string[];
@@ -124,10 +134,32 @@ export interface StatusLimits {
   readonly captureHold: number;
 }
 
+/** What a problem is called: words that stay the same, for those who sort, silence, or look for the runbook. */
+export const problemNames = [
+  "backup-never",
+  "backup-age",
+  "backup-future",
+  "repository",
+  "repository-unreachable",
+  "untrusted",
+  "hold-capture",
+  "hold-restore",
+  "copies-unsent",
+  "alerts-unsent",
+  "unseen",
+  "queue-deferred",
+  "queue-active",
+  "queue-oldest",
+  "status-page",
+  "status-stale",
+  "textfile",
+] as const;
+
+export type ProblemName = (typeof problemNames)[number] | `${JobName}-${"died" | "failed" | "incomplete" | "missed"}`;
+
 export interface StatusProblem {
   readonly severity: "warning" | "critical";
-  /** A word that stays the same, for those who sort or silence. */
-  readonly name: string;
+  readonly name: ProblemName;
   readonly problem: string;
   /** The next step. */
   readonly remedy: string;

@@ -41,7 +41,7 @@ test("success, failure and success again", () => {
   });
   recordEnd(state, recordStart(state, { job: "backup", now: at(20) }), { exit: 3, now: at(21) });
   expect(readJob(state, "backup")).toMatchObject({ lastExit: 3, lastSuccess: text(20), detail: null });
-  expect(readdirSync(join(state, "jobs"))).toEqual(["backup.json"]);
+  expect(readdirSync(join(state, "jobs"))).toEqual(["backup-history.json", "backup.json"]);
 });
 
 test("a run that finds the lock held leaves the one that holds it in its place", () => {

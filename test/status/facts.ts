@@ -21,6 +21,7 @@ export function factsOf(over: Partial<StatusFacts> = {}): StatusFacts {
     holds: [],
     copies: [],
     unsentAlerts: [],
+    daemonFaults: [],
     instances: [instanceOf("mx")],
     unseen: [],
     repository: null,
@@ -44,7 +45,11 @@ export function jobOf(over: Partial<JobStatus> = {}): JobStatus {
 }
 
 export function instanceOf(name: string, deferred = 1200, oldest: Oldest | null = { ageSeconds: 3600, exact: true }) {
-  const queue = (messages: number): QueueState => ({ messages, oldest: messages === 0 ? null : oldest });
+  const queue = (messages: number): QueueState => ({
+    messages,
+    oldest: messages === 0 ? null : oldest,
+    ages: [0, messages, 0, 0, 0, 0],
+  });
   const state: InstanceState = {
     name,
     queues: { maildrop: queue(0), incoming: queue(3), active: queue(41), deferred: queue(deferred), hold: queue(5) },

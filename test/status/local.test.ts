@@ -7,6 +7,7 @@ import { recordCopy, recordUnsent } from "../../src/jobs/copies.ts";
 import { type JobName, recordEnd, recordStart } from "../../src/jobs/record.ts";
 import type { PostfixInstance } from "../../src/postfix/instance.ts";
 import { messageQueues, type QueueName } from "../../src/postfix/queue.ts";
+import { writeDaemonFaults } from "../../src/status/daemon-faults.ts";
 import { type LocalLook, lookAround } from "../../src/status/local.ts";
 import { judge } from "../../src/status/problems.ts";
 import { processStart } from "../../src/system/processes.ts";
@@ -126,6 +127,23 @@ describe("jobs", () => {
   });
 });
 
+describe("the daemon", () => {
+  const fault = { name: "status-page" as const, problem: "the port is in use", since: "2026-11-24T02:00:00.000Z" };
+
+  test("says what it can't do as long as it lives", () => {
+    const process_ = { pid: process.pid, startTicks: processStart(process.pid) ?? "" };
+    writeDaemonFaults(stateDirectory, process_, [fault]);
+    expect(look().daemonFaults).toEqual([fault]);
+    expect(names(look())).toContain("status-page");
+    writeDaemonFaults(stateDirectory, { ...process_, startTicks: "0" }, [fault]);
+    expect(look().daemonFaults).toEqual([]);
+    writeDaemonFaults(stateDirectory, process_, []);
+    expect(look().daemonFaults).toEqual([]);
+    writeFileSync(join(stateDirectory, "schedule-faults.json"), "{");
+    expect(look().daemonFaults).toEqual([]);
+  });
+});
+
 describe("a schedule", () => {
   const weekly = { job: "verify" as const, due: [now - 24 * hour, now - 192 * hour] };
 
@@ -189,6 +207,12 @@ describe("queues", () => {
       oldest: { ageSeconds: 7200, exact: true },
       queues: { hold: { oldest: { ageSeconds: 30 * 86_400 } }, active: { oldest: { ageSeconds: 5400 } } },
     });
+    expect(look().instances[0]?.queues).toMatchObject({
+      deferred: { ages: [0, 0, 2, 0, 0, 0] },
+      active: { ages: [0, 0, 1, 0, 0, 0] },
+      hold: { ages: [0, 0, 0, 0, 0, 1] },
+      incoming: { ages: [0, 0, 0, 0, 0, 0] },
+    });
   });
 
   test("of 20,000 messages take less than half a second of work", () => {
@@ -206,7 +230,10 @@ describe("queues", () => {
 
   test("too large for the time there is say that the oldest is at least so old", () => {
     for (let n = 0; n < 150; n++) put("deferred", `7E48C${n.toString(16).toUpperCase().padStart(4, "0")}`, 600 + n);
-    const oldest = look({ budgetMs: -1 }).instances[0]?.oldest;
+    const [state] = look({ budgetMs: -1 }).instances;
+    const oldest = state?.oldest;
+    // Those that were looked at, 100 of 150.
+    expect(state?.queues.deferred.ages).toEqual([0, 100, 0, 0, 0, 0]);
     expect(oldest?.exact).toBe(false);
     expect(oldest?.ageSeconds).toBeGreaterThanOrEqual(600 + 99);
   });

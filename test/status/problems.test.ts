@@ -93,6 +93,12 @@ const kinds: readonly (readonly [name: string, severity: string, facts: Partial<
     { instances: [instanceOf("mx", 20_001)] },
     /20001 messages in deferred, more than 20000/,
   ],
+  [
+    "status-page",
+    "warning",
+    { daemonFaults: [{ name: "status-page", problem: "127.0.0.1:9625 is in use", since: "2026-11-24T02:00:00.000Z" }] },
+    /127.0.0.1:9625 is in use \(since 2026-11-24T02/,
+  ],
   ["queue-active", "warning", { instances: [crowded(2001)] }, /2001 messages in active, more than 2000/],
   ["queue-active", "critical", { instances: [crowded(10_001)] }, /10001 messages in active/],
   [
@@ -147,7 +153,7 @@ const kinds: readonly (readonly [name: string, severity: string, facts: Partial<
 
 function crowded(active: number) {
   const instance = instanceOf("mx");
-  return { ...instance, queues: { ...instance.queues, active: { messages: active, oldest: null } } };
+  return { ...instance, queues: { ...instance.queues, active: { messages: active, oldest: null, ages: [] } } };
 }
 
 describe("a problem", () => {
