@@ -106,7 +106,7 @@ export async function backup(request: BackupRequest): Promise<BackupReport> {
       { ...request, signal },
       { store, captured, entries, plan, part, started, removals },
     );
-    refuseCondemned(snapshot, removals);
+    refuseCondemned(snapshot, removals, new Set([...store.written.keys(), part.id]));
     refuseLate(request.clock, started, begun);
     const { id, bytes } = await request.repository.commit(snapshot, request.signingKey, signal);
     saveSeen(
@@ -326,10 +326,14 @@ async function removalsOf(
   return (await repository.trustedRemovals(trusted, signal)).map(({ removal }) => removal);
 }
 
-/** A prune on another host may have begun after we looked; what it has listed is not to be counted on. */
-function refuseCondemned({ parts, packs }: Snapshot, removals: Done["removals"]): void {
+/**
+ * A prune on another host may have begun after we looked; what it has listed is not to be counted on. What this run itself has
+ * stored is: a prune whose clock is ahead takes it for litter, but removes it no earlier than 48 hours after it came by the
+ * store's clock, and then not while a record refers to it.
+ */
+function refuseCondemned({ parts, packs }: Snapshot, removals: Done["removals"], own: ReadonlySet<string>): void {
   const condemned = new Set(removals.flatMap((removal) => [...removal.packs, ...removal.parts]));
-  if (![...parts, ...packs].some(({ id }) => condemned.has(id))) return;
+  if (![...parts, ...packs].some(({ id }) => condemned.has(id) && !own.has(id))) return;
   throw new OperatorError("failed", "a prune has removed packs that this backup built upon, while it ran", {
     hints: ["run the backup again: it stores anew what is gone"],
   });

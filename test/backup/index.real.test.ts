@@ -170,16 +170,25 @@ describe.skipIf(!needs("root", "postfix"))("a second backup", () => {
 
   test("is not committed when a prune condemns meanwhile what it builds on", async () => {
     await using site = await Site.make();
-    const first = await site.backup(postfix);
-    const packs = first.snapshot.packs.map(({ id }) => id);
-    let pruned: Promise<void> | undefined;
-    const report: BackupRequest["report"] = () => {
-      pruned ??= condemn(site, { packs, parts: [] }, 1);
-    };
-    await expect(site.backup(postfix, { report })).rejects.toThrow(/a prune has removed packs/);
-    await pruned;
+    const packs = (await site.backup(postfix)).snapshot.packs.map(({ id }) => id);
+    afterPart(site, () => condemn(site, { packs, parts: [] }, 1));
+    await expect(site.backup(postfix)).rejects.toThrow(/a prune has removed packs/);
     expect(await site.repository.snapshotRefs()).toHaveLength(1);
     await expectRight(site, postfix, await site.backup(postfix));
+  });
+
+  test("is committed though a prune whose clock is ahead condemns what it has just stored", async () => {
+    await using site = await Site.make();
+    afterPart(site, async () => {
+      const [packs, parts] = [await site.repository.packs(), await site.repository.parts()];
+      await condemn(site, { packs: [...packs.keys()], parts: [...parts.keys()] }, 1);
+    });
+    const report = await site.backup(postfix);
+    const condemned = await site.repository.condemned(loadTrustedKeys(join(site.directory, "trusted.pub")));
+    expect(report.snapshot.packs.filter(({ id }) => !condemned.has(id))).toEqual([]);
+    await expectRight(site, postfix, report);
+    // What is condemned is not built upon later.
+    expect((await site.backup(postfix)).snapshot.reusedMessages).toBe(0);
   });
 
   test("is right by an index of before the last snapshot", async () => {
@@ -341,6 +350,17 @@ async function expectRight(
   const { repository } = site;
   const snapshots = [await repository.load(ref)];
   expect((await verifyDeep({ repository, snapshots, identities, reader, processors: 2 })).damaged).toEqual([]);
+}
+
+/** Let something happen once, after a part was stored and before the record is. */
+function afterPart({ repository: { store } }: Site, happen: () => Promise<void>): void {
+  const put = store.put.bind(store);
+  store.put = async (key, ...rest) => {
+    await put(key, ...rest);
+    if (!key.startsWith("parts/")) return;
+    store.put = put;
+    await happen();
+  };
 }
 
 async function condemn(
