@@ -28,6 +28,8 @@ export interface JobState {
   readonly timezone: string;
   /** Every time on the schedule up to here is decided. */
   readonly seenUntil: number;
+  /** The time on the schedule that was done with last, by a run or by being given up; null when none was. */
+  readonly lastDone: number | null;
   readonly owed: Owed | null;
   readonly running: Running | null;
 }
@@ -69,7 +71,7 @@ const mostDeaths = 3;
 export function look(before: JobState | undefined, plan: JobPlan, now: number, old?: Calendar): Looked {
   const { expression, timezone } = plan.calendar;
   if (before === undefined) {
-    return { state: { expression, timezone, seenUntil: now, owed: null, running: null }, findings: [] };
+    return { state: { expression, timezone, seenUntil: now, lastDone: null, owed: null, running: null }, findings: [] };
   }
   const back = setBack(before, old ?? plan.calendar, now);
   const scanned = scan(back.state, { ...plan, calendar: old ?? plan.calendar }, now);
@@ -98,6 +100,8 @@ function scan(state: JobState, { calendar, jitterMs, catchUpMs }: JobPlan, now: 
     return { state: { ...state, seenUntil: now }, findings };
   }
   const lateMs = now - newest;
+  // The clock was set back over it and forward again (or a host without a clock of its own has booted).
+  if (newest === state.lastDone && lateMs > punctualMs) return { state: { ...state, seenUntil: now }, findings: [] };
   return {
     state: { ...state, seenUntil: now, owed: { due: newest, notBefore: newest + jitterMs, deaths: 0 } },
     findings: lateMs > punctualMs ? [{ type: "made-up", due: newest, lateMs }] : [],
@@ -108,7 +112,7 @@ function expire(state: JobState, { jitterMs, catchUpMs }: JobPlan, now: number):
   const { owed } = state;
   if (owed === null) return { state, findings: [] };
   if (now - owed.due > Math.max(catchUpMs, leastWaitMs) + jitterMs) {
-    return { state: { ...state, owed: null }, findings: [{ type: "missed", due: owed.due }] };
+    return { state: { ...state, owed: null, lastDone: owed.due }, findings: [{ type: "missed", due: owed.due }] };
   }
   // Of a clock that was set back: nobody waits longer than jitter and a minute.
   const notBefore = Math.min(owed.notBefore, Math.max(now, owed.due) + jitterMs + minute);
@@ -154,8 +158,9 @@ const lockedExit = 11;
 export function ended(state: JobState, ending: Ending, now: number): JobState {
   const { running } = state;
   if (running === null) return state;
-  const owed = state.owed ?? owedAgain(running, ending, now);
-  return { ...state, running: null, owed };
+  const again = owedAgain(running, ending, now);
+  const lastDone = again === null ? running.due : state.lastDone;
+  return { ...state, running: null, lastDone, owed: state.owed ?? again };
 }
 
 function owedAgain({ due, deaths }: Running, ending: Ending, now: number): Owed | null {

@@ -19,6 +19,7 @@ const jobSchema = z.object({
   expression: z.string(),
   timezone: z.string(),
   seenUntil: time,
+  lastDone: time.nullable().default(null),
   owed: z.object({ due: time, notBefore: time, deaths: z.int() }).nullable(),
   running: z
     .object({

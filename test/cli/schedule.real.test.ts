@@ -41,7 +41,14 @@ class Host implements AsyncDisposable {
       this.config,
       ["[schedule]", 'timezone = "UTC"', `backup = "${expression}"`, 'jitter = "0s"', ...more, ""].join("\n"),
     );
-    const backup = { expression, timezone: "UTC", seenUntil: Date.now() - hour, owed: null, running: null };
+    const backup = {
+      expression,
+      timezone: "UTC",
+      seenUntil: Date.now() - hour,
+      lastDone: null,
+      owed: null,
+      running: null,
+    };
     saveStates(site.stateDirectory, { backup });
   }
 

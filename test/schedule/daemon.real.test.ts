@@ -200,5 +200,6 @@ describe.skipIf(!needs("flock"))("the daemon", () => {
 });
 
 function stateOf({ calendar }: ScheduledJob): JobState {
-  return { expression: calendar.expression, timezone: calendar.timezone, seenUntil: noon, owed: null, running: null };
+  const { expression, timezone } = calendar;
+  return { expression, timezone, seenUntil: noon, lastDone: null, owed: null, running: null };
 }

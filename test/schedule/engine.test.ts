@@ -108,18 +108,24 @@ describe.each(zones)("a year in %s", (timezone) => {
 
 /**
  * Let a job live a year with accidents; what it should have run is counted from the list of due times alone. A daemon that
- * is down, a machine asleep and a clock set forward look the same: time that nobody saw.
+ * is down, a machine asleep and a clock set forward look the same: time that nobody saw. Time that comes twice brings a run
+ * again only as it passes.
  */
 function liveThrough(random: Random, job: Simulated, times: readonly number[], catchUpMs: number): number[] {
   const correction = job.plan.calendar.everyHour ? hour : 3 * hour;
   const expected: number[] = [];
   let decided = year.from + 3000;
+  let done: number | undefined;
   let now = decided;
   job.tick(now);
   const see = () => {
     if (decided - now > correction) decided = now;
     const newest = newestOf(times, now);
-    if (newest !== undefined && newest > decided && now - newest <= catchUpMs) expected.push(newest);
+    const wasRun = newest === done && now - (newest ?? 0) > 2 * minute;
+    if (newest !== undefined && newest > decided && now - newest <= catchUpMs && !wasRun) {
+      expected.push(newest);
+      done = newest;
+    }
     decided = Math.max(decided, now);
     job.tick(now);
   };
@@ -200,6 +206,26 @@ describe("one job", () => {
     job.tick(at("2026-11-25T02:30"));
     job.live(at(to), at(to) + 5 * hour);
     expect(job.runs).toHaveLength(runs);
+  });
+
+  test.each([
+    { what: "a boot without a clock until somebody tells the time", to: "1970-01-01T00:00" },
+    { what: "set back by half a day by mistake, and put right", to: "2026-11-24T22:00" },
+  ])("a clock that was wrong for a minute, $what: what was run is not made up", ({ to }) => {
+    const job = nightly();
+    job.live(at("2026-11-24T12:00"), at("2026-11-25T10:00"));
+    job.live(at(to), at(to) + minute);
+    job.live(at("2026-11-25T10:01"), at("2026-11-26T03:00"));
+    expect(job.due).toEqual(["2026-11-25T02:00", "2026-11-26T02:00"]);
+  });
+
+  test("a clock that was wrong for a minute while a run was owed or at work: it is still run", () => {
+    const job = nightly();
+    job.tick(at("2026-11-25T01:59"));
+    job.tick(at("2026-11-25T02:00"), 11);
+    job.live(at("1970-01-01T00:00"), at("1970-01-01T00:01"));
+    job.live(at("2026-11-25T02:05"), at("2026-11-25T04:00"));
+    expect(job.due).toEqual(["2026-11-25T02:00"]);
   });
 
   test("a job of every half hour goes on after a clock was set back by two hours", () => {
