@@ -1,10 +1,12 @@
 /*
- * When a cron expression is due in a year, found by looking at every single minute through Intl: nothing of node-cron and
- * nothing of src/ is used here, so that both can be compared.
+ * When a cron expression is due in a year, found by looking at what the wall clock shows in every single minute: nothing of
+ * node-cron and nothing of src/ is used here, so that both can be compared. Intl is asked at both ends of each quarter of an
+ * hour, and about all its minutes where the clock was set in between.
  */
 
 export const minute = 60_000;
 const hour = 60 * minute;
+const quarter = 15 * minute;
 
 /** The minutes of a span of time and what a clock on the wall shows in each. */
 export class Wall {
@@ -12,21 +14,35 @@ export class Wall {
   /** By minute since `from`; as if local time were UTC. */
   readonly #shown: number[] = [];
   readonly #firstShown = new Map<number, number>();
+  readonly #due = new Map<string, readonly number[]>();
   readonly #from: number;
 
   constructor(timezone: string, from: number, to: number) {
     this.timezone = timezone;
     this.#from = from;
     const format = new Intl.DateTimeFormat("sv-SE", { timeZone: timezone, dateStyle: "short", timeStyle: "short" });
-    for (let at = from; at < to; at += minute) {
-      const shown = Date.parse(`${format.format(at).replace(" ", "T")}:00Z`);
-      this.#shown.push(shown);
-      if (!this.#firstShown.has(shown)) this.#firstShown.set(shown, at);
+    const read = (at: number) => Date.parse(`${format.format(at).replace(" ", "T")}:00Z`);
+    let atStart = read(from);
+    for (let start = from; start < to; start += quarter) {
+      const atEnd = read(start + quarter);
+      const even = atEnd - atStart === quarter;
+      for (let at = start; at < start + quarter; at += minute) {
+        const shown = even ? atStart + (at - start) : read(at);
+        this.#shown.push(shown);
+        if (!this.#firstShown.has(shown)) this.#firstShown.set(shown, at);
+      }
+      atStart = atEnd;
     }
   }
 
   /** All times an expression is due, each once, in order. */
-  due(expression: string): number[] {
+  due(expression: string): readonly number[] {
+    const known = this.#due.get(expression) ?? this.#find(expression);
+    this.#due.set(expression, known);
+    return known;
+  }
+
+  #find(expression: string): number[] {
     const matches = matcher(expression);
     const everyHour = expression.split(" ")[1] === "*";
     const found = new Set<number>();
