@@ -52,6 +52,8 @@ export interface PrunePlan {
   readonly young: readonly Unused[];
   /** Records that can't be read. While there are any, it is not known what they refer to, and no pack or part is touched. */
   readonly unreadable: readonly OperatorError[];
+  /** The store has written something later than now: the clock here is behind its, and takes what is old for young. */
+  readonly behind: boolean;
 }
 
 /**
@@ -78,8 +80,16 @@ export async function planPrune(request: PlanRequest): Promise<PrunePlan> {
   const used = new Set(verdicts.flatMap(({ snapshot, kept }) => (kept.length > 0 ? snapshot.needs : [])));
   const unused = [...unusedOf("pack", packs, used, announced), ...unusedOf("part", parts, used, announced)];
   const unreadable = damaged.map(({ error }) => error);
-  return { snapshots: verdicts, unreadable, ...sortOut(unreadable.length > 0 ? [] : unused, request.now) };
+  const behind = isBehind([...packs.values(), ...parts.values(), ...refs], request.now);
+  return { snapshots: verdicts, unreadable, behind, ...sortOut(unreadable.length > 0 ? [] : unused, request.now) };
 }
+
+function isBehind(listed: readonly { readonly modified: number }[], now: number): boolean {
+  return listed.some(({ modified }) => modified > now + differenceMs);
+}
+
+/** Two clocks that are right are no further apart. */
+const differenceMs = 300_000;
 
 /** What this host's removal records list, and when the store says the first that lists it was written. */
 type Announcements = ReadonlyMap<string, number>;

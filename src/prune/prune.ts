@@ -201,7 +201,11 @@ async function sweep({ repository, signal, report }: PruneRequest): Promise<void
   }
 }
 
-function problemsOf({ unreadable, condemn, remove }: PrunePlan, storeNow: number | null): string[] {
+/** What a prune, or the plan of one, has to say where it is. */
+export const clockBehind =
+  "this host's clock is behind the store's: set it right; what is old is taken for young, and stays";
+
+function problemsOf({ unreadable, behind, condemn, remove }: PrunePlan, storeNow: number | null): string[] {
   const early = (one: Unused) => storeNow !== null && storeNow - one.modified < longestRunMs;
   const ahead = storeNow !== null && (condemn.some(early) || remove.some((one) => !isOver(one, storeNow)));
   return [
@@ -214,5 +218,6 @@ function problemsOf({ unreadable, condemn, remove }: PrunePlan, storeNow: number
     ...(ahead
       ? ["this host's clock is ahead of the store's: set it right; what is old only by it was not removed"]
       : []),
+    ...(behind ? [clockBehind] : []),
   ];
 }

@@ -200,6 +200,18 @@ describe("prune", () => {
     expect((await place.prune()).problems).toEqual([]);
   });
 
+  test("says so where the clock here is behind the store's, and all there is seems young", async () => {
+    const place = await Place.make(4);
+    place.store.pass(48);
+    const behind = { ...place.store.clock, now: () => place.store.now - 400 * day };
+    expect(await place.prune({ clock: behind })).toMatchObject({
+      removed: { snapshots: 0, packs: 0 },
+      problems: [expect.stringContaining("behind the store's: set it right")],
+    });
+    expect(await place.snapshots()).toEqual(place.ids);
+    expect((await place.prune()).problems).toEqual([]);
+  });
+
   test("touches no pack while a record can't be read, and says which", async () => {
     const place = await Place.make(4);
     place.store.pass(48);

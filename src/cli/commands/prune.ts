@@ -1,6 +1,6 @@
 import { readJob } from "../../jobs/record.ts";
 import { type PlannedSnapshot, type PlanRequest, type PrunePlan, planPrune, type Unused } from "../../prune/plan.ts";
-import { type PruneEvent, type PruneReport, prune, requireOwnTrust } from "../../prune/prune.ts";
+import { clockBehind, type PruneEvent, type PruneReport, prune, requireOwnTrust } from "../../prune/prune.ts";
 import type { KeepReason, Verdict } from "../../prune/retention.ts";
 import type { Context } from "../context.ts";
 import { type Leave, recorded } from "../job.ts";
@@ -77,12 +77,13 @@ async function forecast(context: Context): Promise<number> {
   const plan = await planPrune({ ...(await request(context)), signingKey, trusted, now: context.clock.now(), signal });
   tellPlan(context, plan);
   for (const { message } of plan.unreadable) render.warn(message);
+  if (plan.behind) render.warn(clockBehind);
   render.summary({ ...summary(plan), dryRun: true });
   render.text(() => planTable(plan));
   const { condemn, remove, waiting, young } = plan;
   render.note(`packs and parts nothing needs: ${amount(remove)} go now, ${amount([...condemn, ...waiting])} later,`);
   render.note(`${amount(young)} may belong to a backup under way. Dry run: nothing was changed.`);
-  return plan.unreadable.length > 0 ? 3 : 0;
+  return plan.unreadable.length > 0 || plan.behind ? 3 : 0;
 }
 
 function tell(context: Context, event: PruneEvent): void {
