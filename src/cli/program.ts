@@ -441,6 +441,32 @@ export function buildProgram(perform: Perform) {
     .action((claim, options) =>
       start(async (context) => (await import("./commands/holds-take-over.ts")).run(context, claim, options)),
     );
+  const runbook = program
+    .command("runbook")
+    .description("Written procedures that check every step: what to do, also without this program.")
+    .addHelpText(
+      "after",
+      "\nID is a number, an id or a name (09, RB-09, 09-stuck-hold), or the path of a file.\n" +
+        examples(
+          "spoolsafe runbook list --for mail on hold",
+          "spoolsafe runbook show 09",
+          "spoolsafe runbook show --all --to /root/runbooks",
+        ),
+    );
+  runbook
+    .command("list")
+    .description("List runbooks: those of the program, and the site's own in /etc/spoolsafe/runbooks.")
+    .option("--for <words...>", "a symptom, an alert or a role: those that speak of it, best first")
+    .action((options) => start(async (context) => (await import("./commands/runbook-list.ts")).run(context, options)));
+  runbook
+    .command("show")
+    .description("Print a runbook, or write it as a file.")
+    .argument("[id]", "not with --all")
+    .option("--all", "every runbook and their index; needs --to")
+    .option("--to <dir>", "write there; replaces nothing")
+    .action((id, options) =>
+      start(async (context) => (await import("./commands/runbook-show.ts")).run(context, id, options)),
+    );
   program.commandsGroup("More:");
   program
     .command("completion")

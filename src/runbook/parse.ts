@@ -35,6 +35,10 @@ export interface Reading {
   readonly mistakes: readonly Finding[];
   readonly sheet: Sheet;
   readonly front: FrontMatter | null;
+  /** These three are empty where they are missing. */
+  readonly title: string;
+  readonly when: string;
+  readonly impact: string;
   readonly blocks: readonly WrittenBlock[];
 }
 
@@ -59,17 +63,18 @@ export function readRunbook(text: string, path: string): Reading {
     tell(1, "no-steps", "no steps: a step is a `##` heading with blocks `sh {name=...}` below it");
   }
 
-  const made = { sheet, front: front?.values ?? null, blocks, mistakes: inFileOrder(mistakes) };
-  if (mistakes.length > 0 || made.front === null) return { ...made, runbook: null };
   const lead = (word: string) => sheet.leads.find((each) => each.word === word)?.text ?? "";
+  const words = { title: sheet.titles[0]?.text ?? "", when: lead("When"), impact: lead("Impact") };
+  const made = { sheet, front: front?.values ?? null, ...words, blocks, mistakes: inFileOrder(mistakes) };
+  if (mistakes.length > 0 || made.front === null) return { ...made, runbook: null };
   const { id, severity, rto, alerts, hosts, requires, secrets, changes, undo } = made.front;
   const runbook: Runbook = {
     ...{ id, severity, rtoMs: rto, alerts, hosts, requires, secrets, changes, undo },
     name: basename(path).replace(/\.md$/, ""),
     path,
     sha256: createHash("sha256").update(text).digest("hex"),
-    title: sheet.titles[0]?.text ?? "",
-    ...{ when: lead("When"), impact: lead("Impact"), never: lead("Never") },
+    ...words,
+    never: lead("Never"),
     ifThisFails: sheet.sections.find(isIfThisFails)?.prose ?? "",
     ...{ variables, vars: vars === null ? null : plain(vars), steps, text },
   };

@@ -34,6 +34,7 @@ const commands = [
   "release",
   "undo",
   "holds",
+  "runbook",
   "completion",
 ];
 
