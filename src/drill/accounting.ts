@@ -1,0 +1,56 @@
+import type { DrillReport } from "../snapshot/drill.ts";
+
+/** Counts that have to agree: the first term is what the others have to add up to. */
+export interface Equation {
+  readonly total: Term;
+  readonly parts: readonly Term[];
+  readonly holds: boolean;
+}
+
+export interface Term {
+  readonly what: string;
+  readonly count: number;
+}
+
+/** Where every message of the manifest has ended up, counted in independent ways. */
+export function accountingOf({ messages, delivered }: Pick<DrillReport, "messages" | "delivered">): Equation[] {
+  const { manifest, restored, readable, identical, inQueue, maildrop } = messages;
+  const total = { what: "restored", count: restored };
+  return [
+    equation({ what: "in the manifest", count: manifest }, [total]),
+    equation(total, [
+      { what: "listed by postqueue", count: inQueue },
+      { what: "in maildrop", count: maildrop },
+    ]),
+    equation(total, [{ what: "byte for byte as the manifest says", count: identical }]),
+    equation(total, [{ what: "read by postcat", count: readable }]),
+    ...(delivered === null ? [] : deliveries(total, delivered)),
+  ];
+}
+
+function deliveries(restored: Term, delivered: NonNullable<DrillReport["delivered"]>): Equation[] {
+  const { messages, recipients, identical, promised, kept, expired } = delivered;
+  return [
+    equation(restored, [
+      { what: "delivered into the sink", count: messages },
+      { what: "expired", count: expired.length },
+      { what: "kept on hold", count: kept },
+    ]),
+    equation({ what: "delivered into the sink", count: messages }, [
+      { what: "byte for byte as promised", count: identical },
+    ]),
+    equation({ what: "recipients promised", count: promised.recipients }, [
+      { what: "recipients reached", count: recipients },
+    ]),
+  ];
+}
+
+function equation(total: Term, parts: readonly Term[]): Equation {
+  return { total, parts, holds: parts.reduce((sum, { count }) => sum + count, 0) === total.count };
+}
+
+/** "12 restored = 11 listed by postqueue + 1 in maildrop" */
+export function equationText({ total, parts, holds }: Equation): string {
+  const term = ({ what, count }: Term) => `${count} ${what}`;
+  return `${term(total)} ${holds ? "=" : "≠"} ${parts.map(term).join(" + ")}`;
+}

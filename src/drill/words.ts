@@ -1,0 +1,57 @@
+import type { DrillPhase, DrillReport } from "../snapshot/drill.ts";
+
+/** "4.2 s", "6 min 12 s", "3 h 05 min", "2 d 4 h"; what is not known is "not known". */
+export function duration(seconds: number | null): string {
+  if (seconds === null) return "not known";
+  if (seconds < 0) return `-${duration(-seconds)}`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  if (whole < 2 * 86_400) return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+  return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
+}
+
+function two(value: number): string {
+  return String(value).padStart(2, "0");
+}
+
+/** "2026-11-25 02:00:00 UTC": the same text wherever and whenever it is drawn. */
+export function utc(time: string): string {
+  return `${time.slice(0, 19).replace("T", " ")} UTC`;
+}
+
+export const phaseWords: Readonly<Record<DrillPhase, string>> = {
+  fetch: "fetch the snapshot from the repository",
+  open: "open and unpack it",
+  place: "place queue and configuration",
+  repair: "repair names",
+  check: "check",
+  ready: "make ready",
+  deliver: "deliver into the sink",
+};
+
+/** What the drill came to, in a sentence. */
+export function verdict({ ok, scenario, failure, targets, deviations }: DrillReport): string {
+  if (scenario !== null) {
+    return ok
+      ? `Rehearsed ${scenario.name}: it ended as documented.`
+      : `Rehearsed ${scenario.name}: it did not end as documented.`;
+  }
+  if (failure !== null) return "The mail was not recovered: the drill ended with an error.";
+  if (ok) return "The mail would have been saved, within the targets.";
+  const missed = [...(targets.rto?.met === false ? ["RTO"] : []), ...(targets.rpo?.met === false ? ["RPO"] : [])];
+  if (missed.length > 0 && deviations.length <= missed.length) {
+    return `The mail would have been saved, but not within the target: ${missed.join(" and ")}.`;
+  }
+  return "Not everything was as it should be: see the deviations.";
+}
+
+/** "root (by sudo from alice), at a terminal" */
+export function whoRan({ user, sudoUser, attended }: Pick<DrillReport, "user" | "sudoUser" | "attended">): string {
+  return `${user}${sudoUser === null ? "" : ` (by sudo from ${sudoUser})`}, ${attended ? "at a terminal" : "unattended"}`;
+}
+
+export function targetWords(target: { readonly seconds: number; readonly met: boolean } | null): string {
+  return target === null ? "no target" : `target ${duration(target.seconds)}: ${target.met ? "met" : "MISSED"}`;
+}
