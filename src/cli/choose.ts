@@ -15,6 +15,24 @@ export async function chooseSnapshot(context: Context, repository: Repository, s
   return selectSnapshot(spec, snapshots, { host: context.globals.host, ownHost: await ownHost(context, snapshots) });
 }
 
+/**
+ * The newest snapshot of the host that is meant; where several hosts share the repository and none of them is meant, as on a
+ * standby, of each.
+ *
+ * @throws OperatorError `usage` or `failed` when there is none
+ */
+export async function newestOfMeant(context: Context, repository: Repository): Promise<readonly SignedSnapshot[]> {
+  const { snapshots, damaged } = await readableSnapshots(context, repository);
+  refuseDamaged("latest", snapshots, damaged);
+  const hosts = [...new Set(snapshots.map(({ snapshot }) => snapshot.host))].sort();
+  const own = context.globals.host ?? (await ownHost(context, snapshots));
+  const several = context.globals.host === undefined && hosts.length > 1 && !hosts.some((host) => host === own);
+  const scopes = several
+    ? hosts.map((host) => ({ host, ownHost: undefined }))
+    : [{ host: context.globals.host, ownHost: own }];
+  return scopes.map((scope) => selectSnapshot("latest", snapshots, scope));
+}
+
 /** What was asked for is there and can't be used, which is something else than not being there. */
 function refuseDamaged(spec: string, readable: readonly SignedSnapshot[], damaged: readonly DamagedRecord[]): void {
   const asked = (id: string) => id.startsWith(spec.toLowerCase());

@@ -289,8 +289,8 @@ export function buildProgram(perform: Perform) {
   program
     .command("verify")
     .description("Check snapshots: sealed (no key needed) or deep (every message read). Exit 13 if anything is wrong.")
-    .argument("[snap]", `${snapHelp}; default: latest`)
-    .addOption(new Option("--all", "every snapshot"))
+    .argument("[snap]", `${snapHelp}; default: latest, of each host where none is this one`)
+    .addOption(new Option("--all", "every snapshot, with --host of that host"))
     .addOption(
       new Option("--level <level>", "how deep; default: deep with an identity, else sealed").choices([
         "sealed",

@@ -4,10 +4,11 @@ import { PackReader } from "../../pack/pack-pool.ts";
 import { loadSeen, saveSeen } from "../../repository/chain.ts";
 import type { RecordPlace } from "../../repository/layout.ts";
 import type { Repository, SignedSnapshot } from "../../repository/repository.ts";
+import { ofHost } from "../../snapshot/select.ts";
 import type { Damage } from "../../verify/damage.ts";
 import { type DeepProgress, verifyDeep } from "../../verify/deep.ts";
 import { type SealedReport, verifySealed } from "../../verify/sealed.ts";
-import { chooseSnapshot } from "../choose.ts";
+import { chooseSnapshot, newestOfMeant } from "../choose.ts";
 import type { Context } from "../context.ts";
 import { type Leave, recorded } from "../job.ts";
 import { printable } from "../table.ts";
@@ -19,7 +20,10 @@ export interface VerifyOptions {
   readonly sample?: number | undefined;
 }
 
-/** `spoolsafe verify [SNAP|--all]`: exit 13 when anything is wrong; all that is wrong is listed. */
+/**
+ * `spoolsafe verify [SNAP|--all]`: the newest of this host, or of each where none of several hosts is this one. Exit 13 when anything
+ * is wrong; all that is wrong is listed.
+ */
 export async function run(context: Context, spec: string | undefined, options: VerifyOptions): Promise<number> {
   if (spec !== undefined && options.all === true) {
     throw new OperatorError("usage", "--all and the name of a snapshot don't go together", {
@@ -42,7 +46,7 @@ async function check(
   const repository = await context.openRepository();
   const refs = await chooseRefs(context, repository, spec, options.all === true);
   const share = (options.sample ?? 100) / 100;
-  const newest = options.all === true ? null : (refs[0]?.id ?? null);
+  const newest = options.all === true || refs.length > 1 ? null : (refs[0]?.id ?? null);
   leave({ level: identities === undefined ? "sealed" : "deep", snapshot: newest, snapshots: refs.length });
   const sealed = await checkSealed(context, repository, refs, identities === undefined ? share : 0);
   if (identities === undefined) return tell(context, { ...sealed, level: "sealed" });
@@ -66,9 +70,27 @@ async function chooseRefs(
   spec: string | undefined,
   all: boolean,
 ): Promise<readonly RecordPlace[]> {
-  if (all) return await repository.snapshotRefs(context.signal);
-  const { id, snapshot } = await chooseSnapshot(context, repository, spec ?? "latest");
-  return [{ id, writer: snapshot.writer, number: snapshot.number }];
+  if (all) return await everyRef(context, repository);
+  const chosen =
+    spec === undefined ? await newestOfMeant(context, repository) : [await chooseSnapshot(context, repository, spec)];
+  return chosen.map(({ id, snapshot: { writer, number } }) => ({ id, writer, number }));
+}
+
+/** Of the host that is named, with what can't be read and so may be of it; else of all. */
+async function everyRef(
+  { globals: { host }, signal }: Context,
+  repository: Repository,
+): Promise<readonly RecordPlace[]> {
+  const refs = await repository.snapshotRefs(signal);
+  if (host === undefined) return refs;
+  const { taken, damaged } = await repository.takeReadable(
+    refs,
+    ({ id, snapshot: { host: of, time, number } }) => ({ id, snapshot: { host: of, time, number } }),
+    signal,
+  );
+  const own = new Set(ofHost(taken, { host, ownHost: undefined }).map(({ id }) => id));
+  for (const { ref } of damaged) own.add(ref.id);
+  return refs.filter(({ id }) => own.has(id));
 }
 
 async function checkSealed(
