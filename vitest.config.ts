@@ -1,4 +1,8 @@
+import { join } from "node:path";
 import { defineConfig } from "vitest/config";
+
+// Test files start hundreds of Nodes that load the sources: compiled once, a third of their CPU time is saved.
+process.env.NODE_COMPILE_CACHE ??= join(import.meta.dirname, ".vitest/compiled");
 
 /**
  * Two projects: `fast` needs nothing but Node and is done in seconds; `real` talks to real Postfix instances, a real S3
