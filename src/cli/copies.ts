@@ -22,9 +22,15 @@ export function configuredCopies({ config }: Context): CopyTarget[] {
   });
 }
 
-/** The place a URL of the command line names: a configured one as its table says, another in the way of the repository. */
-export function namedCopy(context: Context, url: string): CopyTarget {
-  const known = configuredCopies(context).find(({ settings }) => settings.url === url);
+/**
+ * The place a URL of the command line names, however it spells it: a configured one as its table says, with its locks; another in
+ * the way of the repository.
+ */
+export async function namedCopy(context: Context, url: string): Promise<CopyTarget> {
+  const { relationOf } = await import("../repository/place.ts");
+  const known = configuredCopies(context).find(
+    ({ settings }) => relationOf(settings, { url, endpoint: settings.endpoint }) === "same",
+  );
   return (
     known ?? {
       settings: { ...storeSettings({ ...context.config.repository, url }), lockDays: 0 },

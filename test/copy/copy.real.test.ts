@@ -1,5 +1,7 @@
+import { randomBytes } from "node:crypto";
 import { appendFileSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { CreateBucketCommand, HeadObjectCommand, ListObjectsV2Command, type S3Client } from "@aws-sdk/client-s3";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readCopies } from "../../src/jobs/copies.ts";
 import { readJob } from "../../src/jobs/record.ts";
@@ -12,8 +14,9 @@ import { HandMade, queueFiles } from "../support/hand-made.ts";
 import { errorOf } from "../support/keys.ts";
 import { fillDeferred } from "../support/mail.ts";
 import { needs } from "../support/needs.ts";
+import type { ObjectServer } from "../support/object-server.ts";
 import { PrivatePostfix } from "../support/postfix.ts";
-import { newBucket, writeCredentials } from "../support/s3.ts";
+import { newBucket, plainClient, writeCredentials } from "../support/s3.ts";
 import { Site } from "../support/site.ts";
 import { copyFrom, damageIn, objectsIn } from "./copying.ts";
 import { runKilledCopy } from "./killed-copy.ts";
@@ -74,6 +77,83 @@ describe.skipIf(!needs("ceph"))("a copy in a bucket of Ceph", () => {
     const report = await copyFrom(made, store);
     expect(report).toMatchObject({ copied: { snapshots: 1, objects: 0 }, behind: 0 });
     expect(signed.snapshot.number).toBe(4);
+  });
+});
+
+describe.skipIf(!needs("ceph"))("a copy in a bucket with Object Lock", () => {
+  const Bucket = `spoolsafe-${randomBytes(6).toString("hex")}`;
+  const day = 24 * 60 * 60 * 1000;
+  let made: HandMade;
+  let server: ObjectServer;
+  let client: S3Client;
+  let config: string;
+  const stores: S3Store[] = [];
+
+  beforeAll(async () => {
+    made = await threeSnapshots();
+    await made.repository.announce({ snapshots: [], packs: [], parts: [] }, new Date(), made.key);
+    server = await sharedCeph();
+    client = plainClient(server);
+    await client.send(new CreateBucketCommand({ Bucket, ObjectLockEnabledForBucket: true }));
+    writeCredentials(join(made.directory, "credentials"), server);
+    config = join(made.directory, "spoolsafe.toml");
+    const lines = [
+      `state_directory = "${join(made.directory, "state")}"`,
+      `repository.url = "file://${join(made.directory, "repository")}"`,
+      `signing.trusted_keys_file = "${join(made.directory, "trusted.pub")}"`,
+      "[[copy]]",
+      `url = "s3://${Bucket}/mx1"`,
+      `endpoint = "${server.endpoint}"`,
+      `credentials_file = "${join(made.directory, "credentials")}"`,
+      "object_lock_days = 8",
+    ];
+    writeFileSync(config, lines.join("\n"));
+  });
+  afterAll(async () => {
+    client?.destroy();
+    for (const store of stores) await store.close();
+    await made?.[Symbol.asyncDispose]();
+  });
+
+  const open = (now: () => number) => {
+    const place = { credentialsFile: join(made.directory, "credentials"), bucket: Bucket, prefix: "mx1" };
+    const store = new S3Store({ ...place, endpoint: server.endpoint, lockDays: 8, now });
+    stores.push(store);
+    return store;
+  };
+  /** Days from a time on for which each object is locked at least, by the first word of its key. */
+  const locks = async (from: number): Promise<Map<string, number>> => {
+    const least = new Map<string, number>();
+    const { Contents = [] } = await client.send(new ListObjectsV2Command({ Bucket }));
+    for (const { Key = "" } of Contents) {
+      const head = await client.send(new HeadObjectCommand({ Bucket, Key }));
+      const until = head.ObjectLockMode === "COMPLIANCE" ? (head.ObjectLockRetainUntilDate?.getTime() ?? 0) : 0;
+      const kind = Key.split("/")[1] ?? "";
+      least.set(kind, Math.min(least.get(kind) ?? Number.POSITIVE_INFINITY, Math.round((until - from) / day)));
+    }
+    return least;
+  };
+
+  test("locks every object, also where --to spells its URL in another way", async () => {
+    const copied = await spoolsafe(["copy", "--to", `s3://${Bucket}//mx1/`, "--config", config]);
+    expect(copied).toMatchObject({ code: 0, stdout: expect.stringContaining("3 snapshots") });
+    expect(Object.fromEntries(await locks(Date.now()))).toEqual({
+      ...{ packs: 9, parts: 9, snapshots: 9, removals: 9 },
+      ...{ "spoolsafe-repository.json": 9, "RECOVER.txt": 9 },
+    });
+  });
+
+  test("locks anew what a later snapshot builds upon", async () => {
+    await made.take({ messages: [...queueFiles.values()].slice(0, 4).map((bytes) => ({ bytes })) });
+    const later = Date.now() + 6 * day;
+    expect(
+      await copyFrom(
+        made,
+        open(() => later),
+      ),
+    ).toMatchObject({ copied: { snapshots: 1 }, behind: 0, problems: [] });
+    const least = await locks(later);
+    expect([least.get("parts"), least.get("packs"), least.get("spoolsafe-repository.json")]).toEqual([9, 9, 9]);
   });
 });
 

@@ -16,7 +16,7 @@ export async function run(context: Context, spec: string | undefined, options: C
       hints: ["leave one of them out"],
     });
   }
-  const targets = options.to === undefined ? configuredCopies(context) : [namedCopy(context, options.to)];
+  const targets = options.to === undefined ? configuredCopies(context) : [await namedCopy(context, options.to)];
   if (targets.length === 0) {
     throw new OperatorError("usage", "there is nowhere to copy to", {
       hints: ["name a place with --to URL", `or with a [[copy]] table in ${context.configFile}`],
