@@ -310,6 +310,43 @@ export function buildProgram(perform: Perform) {
       start(async (context) => (await import("./commands/verify.ts")).run(context, snap, options)),
     );
 
+  const drill = program
+    .command("drill")
+    .description("Reports of recovery drills: what there is, one of them, and whether they are what was signed.")
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe drill list",
+        "spoolsafe drill show latest --format html > drill.html",
+        "spoolsafe drill verify --all",
+        "spoolsafe drill verify ./report.html",
+      ),
+    );
+  drill
+    .command("list")
+    .description("List the reports of drills, oldest first. Needs no identity.")
+    .action(() => start(async (context) => (await import("./commands/drill-list.ts")).run(context)));
+  drill
+    .command("show")
+    .description("Show the report of a drill, drawn from what was signed.")
+    .argument("[drill]", "its id, a unique prefix of one, or latest", "latest")
+    .addOption(
+      new Option("--format <format>", "json: the signed record itself")
+        .choices(["text", "md", "html", "json"] as const)
+        .default("text" as const),
+    )
+    .action((name, options) =>
+      start(async (context) => (await import("./commands/drill-show.ts")).run(context, name, options)),
+    );
+  drill
+    .command("verify")
+    .description("Check signatures and chains of reports, and that the pages show what was signed. Exit 13 if not.")
+    .argument("[drill-or-file]", "the id of a drill, latest, or a file: report.json or report.html; default: all")
+    .option("--all", "every report, as without a name")
+    .action((name, options) =>
+      start(async (context) => (await import("./commands/drill-verify.ts")).run(context, name, options)),
+    );
+
   program.commandsGroup("Recover:");
   program
     .command("restore")

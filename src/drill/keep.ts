@@ -79,12 +79,15 @@ export async function keepReport(facts: DrillFacts, request: KeepRequest): Promi
 /** Two drills of one host that end at one time get one number each. */
 async function lockReports(stateDirectory: string): Promise<AsyncDisposable> {
   const directory = drillsDirectory(stateDirectory);
-  const lock = await tryLock(directory, 60_000);
+  const lock = await tryLock(directory, turnMs);
   if (lock !== undefined) return { [Symbol.asyncDispose]: () => lock.release() };
-  throw new OperatorError("locked", `another drill has been writing its report into ${directory} for a minute`, {
+  throw new OperatorError("locked", `another drill has held ${directory} for ten minutes`, {
     hints: ["see which process holds it with fuser or lsof"],
   });
 }
+
+/** The beginning of another drill may clear up after one that was killed, with a queue of 100,000 messages. */
+const turnMs = 10 * 60_000;
 
 function placeOf({ signed: { id, drill } }: Pick<ReadReport, "signed">): RecordPlace {
   return { writer: drill.writer, number: drill.number, id };

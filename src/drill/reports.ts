@@ -19,6 +19,8 @@ export interface ReadReport {
 export interface DamagedReport {
   /** Its key in the repository, or its file here. */
   readonly where: string;
+  /** Of one in the repository: what its key says. */
+  readonly place?: RecordPlace;
   readonly problem: string;
 }
 
@@ -68,11 +70,11 @@ async function readStored(
     const report = readReport(bytes, repository.id, trusted);
     const { id, drill } = report.signed;
     const right = id === place.id && drill.writer === place.writer && drill.number === place.number;
-    return right ? { ...report, place } : { where, problem: `${where} is not what its name says` };
+    return right ? { ...report, place } : { where, place, problem: `${where} is not what its name says` };
   } catch (error) {
     // Missing right after it was listed is damage as well: reports are never removed.
     if (!(error instanceof OperatorError) || error.kind !== "damaged") throw error;
-    return { where, problem: error.message.startsWith(where) ? error.message : `${where}: ${error.message}` };
+    return { where, place, problem: error.message.startsWith(where) ? error.message : `${where}: ${error.message}` };
   }
 }
 
@@ -135,11 +137,8 @@ function readKept(directory: string, trusted: Pick<TrustedKeys, "check">): KeptR
 }
 
 function sortOut<Report extends ReadReport>(read: readonly (Report | DamagedReport)[]): Reports<Report> {
-  const reports: Report[] = [];
-  const damaged: DamagedReport[] = [];
-  for (const one of read) {
-    if ("signed" in one) reports.push(one);
-    else damaged.push(one);
-  }
-  return { reports, damaged };
+  return {
+    reports: read.filter((one) => "signed" in one),
+    damaged: read.filter((one) => "problem" in one),
+  };
 }

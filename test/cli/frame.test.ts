@@ -30,6 +30,7 @@ const commands = [
   "stats",
   "status",
   "verify",
+  "drill",
   "restore",
   "release",
   "undo",
