@@ -517,17 +517,29 @@ function wrongBytes(kind: ObjectKind, id: string): OperatorError {
   });
 }
 
-/** Apply to each, at most `width` at a time; results in the order of the items. The first failure ends it. */
+/**
+ * Apply to each, at most `width` at a time; results in the order of the items. The first failure is thrown: when it comes nothing
+ * more is begun, and what was begun has ended before it is thrown, so that nothing is done behind the back of who caught it.
+ */
 export async function mapConcurrently<T, R>(
   items: readonly T[],
   width: number,
   apply: (item: T) => Promise<R>,
 ): Promise<R[]> {
   const results = new Array<R>(items.length);
+  const failures: unknown[] = [];
   const queue = items.entries();
   const worker = async () => {
-    for (const [index, item] of queue) results[index] = await apply(item);
+    for (const [index, item] of queue) {
+      try {
+        results[index] = await apply(item);
+      } catch (error) {
+        failures.push(error);
+      }
+      if (failures.length > 0) return;
+    }
   };
   await Promise.all(Array.from({ length: Math.min(width, items.length) }, worker));
+  if (failures.length > 0) throw failures[0];
   return results;
 }

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { createSigningKey, loadSigningKey, loadTrustedKeys, type SigningKey } from "../../src/crypto/sign.ts";
 import { DirectoryStore } from "../../src/repository/directory.ts";
 import { packKey, removalKey, snapshotKey } from "../../src/repository/layout.ts";
-import { Repository } from "../../src/repository/repository.ts";
+import { mapConcurrently, Repository } from "../../src/repository/repository.ts";
 import { formatRecord, type Removal } from "../../src/snapshot/record.ts";
 import type { Snapshot } from "../../src/snapshot/snapshot.ts";
 import { digestOf } from "../../src/system/digest.ts";
@@ -317,5 +317,31 @@ describe("packs and parts", () => {
     expect(await repository.condemned(loadTrustedKeys(trustedFile))).toEqual(
       new Set([digestFrom(key.writer), digestFrom(`part of ${key.writer}`)]),
     );
+  });
+});
+
+describe("several at a time", () => {
+  test("end with the first failure: nothing more is begun, and what was begun has ended", async () => {
+    const begun: number[] = [];
+    let atWork = 0;
+    const work = mapConcurrently([0, 1, 2, 3, 4, 5, 6, 7], 3, async (item) => {
+      begun.push(item);
+      atWork++;
+      await new Promise((resolve) => setTimeout(resolve, item === 1 ? 5 : 30));
+      atWork--;
+      if (item === 1) throw new Error("the first");
+      if (item === 2) throw new Error("the second");
+    });
+    await expect(work).rejects.toThrow("the first");
+    expect({ begun, atWork }).toEqual({ begun: [0, 1, 2], atWork: 0 });
+  });
+
+  test("give results in the order of the items", async () => {
+    const later = async (item: number) => {
+      await new Promise((resolve) => setTimeout(resolve, 10 - item));
+      return item * 2;
+    };
+    expect(await mapConcurrently([1, 2, 3, 4], 2, later)).toEqual([2, 4, 6, 8]);
+    expect(await mapConcurrently([], 2, later)).toEqual([]);
   });
 });
