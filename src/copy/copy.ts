@@ -95,8 +95,8 @@ async function copyOnce(request: CopyRequest): Promise<CopyReport & { readonly n
   const transfer = new Transfer(request, target, missing.totals.objects);
   const work = new Work(request, target, transfer);
   await work.copyAll(missing.snapshots, there);
-  if (work.buildsOn(plan.condemnedThere)) {
-    // A prune on another host may have removed what this copy found there before the record that names it was.
+  if (work.buildsOn(await target.condemned(request.trusted, request.signal))) {
+    // A prune on another host may have removed what this copy found there, or had just sent, before the record that names it was.
     there = await keysOf(target.store, signal);
     missing = missingOf(plan.snapshots, there);
     await work.copyAll(missing.snapshots, there);

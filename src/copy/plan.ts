@@ -26,8 +26,6 @@ export interface CopyPlan {
   /** Those whose record can't be read. */
   readonly damaged: readonly { readonly id: string; readonly problem: string }[];
   readonly sourceRemovals: readonly SignedRemoval[];
-  /** Packs and parts that may be going from the target. */
-  readonly condemnedThere: ReadonlySet<string>;
 }
 
 type PlanRequest = Pick<CopyRequest, "source" | "chosen" | "trusted" | "signal">;
@@ -54,7 +52,6 @@ export async function planCopy(request: PlanRequest, target: Repository): Promis
     })),
     damaged: damaged.map(({ ref, error }) => ({ id: ref.id, problem: error.message })),
     sourceRemovals,
-    condemnedThere: new Set(targetRemovals.flatMap(({ removal }) => [...removal.packs, ...removal.parts])),
   };
 }
 

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadTrustedKeys } from "../../src/crypto/sign.ts";
 import { listClaims, writeClaimRecord, writeDigests } from "../../src/repository/claims.ts";
 import { DirectoryStore } from "../../src/repository/directory.ts";
+import { objectKey } from "../../src/repository/layout.ts";
 import { Repository } from "../../src/repository/repository.ts";
 import { newSigningKey } from "../support/claims.ts";
 import { FaultyStore, type StoreCall } from "../support/faulty-store.ts";
@@ -215,6 +216,25 @@ describe("removals", () => {
       behind: 0,
     });
     expect(await damageIn(made, new DirectoryStore(place))).toEqual([]);
+  });
+});
+
+describe("a prune of the copy, on another host, while it is made", () => {
+  test("takes packs that no record names for too long, and they are sent again", async () => {
+    const target = new FaultyStore(new DirectoryStore(newPlace()));
+    let pruned = "";
+    target.faults = {
+      before: async ({ name, key }) => {
+        if (pruned !== "" || name !== "put" || !key.startsWith("snapshots/")) return;
+        const copy = await Repository.open(new DirectoryStore(join(made.directory, `copy ${places}`)));
+        [pruned = ""] = (await copy.packs()).keys();
+        await copy.announce({ snapshots: [], packs: [pruned], parts: [] }, new Date(), made.key);
+        await copy.removeObject("pack", pruned);
+      },
+    };
+    expect(await copyFrom(made, target)).toMatchObject({ behind: 0, problems: [] });
+    expect(names(join(made.directory, `copy ${places}`))).toContain(objectKey("pack", pruned));
+    expect(await damageIn(made, target)).toEqual([]);
   });
 });
 
