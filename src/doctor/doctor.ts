@@ -4,7 +4,7 @@ import { examineInstances, type InstancesToExamine } from "./instances.ts";
 import { examineIdentity, examineRecipients, examineSigningKey } from "./keys.ts";
 import type { TakeoverToExamine } from "./newest-snapshot.ts";
 import { examinePort25 } from "./port25.ts";
-import { examineRepository, type StoreTime } from "./repository.ts";
+import { examinePrunes, examineRepository, type StoreTime } from "./repository.ts";
 import { examineJournals, examineStateDirectory } from "./state.ts";
 import { examineTakeover } from "./takeover.ts";
 
@@ -28,11 +28,12 @@ export async function examineSetup(setup: SetupToExamine, report: Report): Promi
   await look("identity", report, () => examineIdentity(setup));
   await look("signing key", report, () => examineSigningKey(setup));
   let storeTime: StoreTime | undefined;
-  await look("repository", report, async () => {
+  const answers = await look("repository", report, async () => {
     const found = await examineRepository(setup);
     storeTime = found.storeTime;
     return found.findings;
   });
+  if (answers) await look("prunes", report, () => examinePrunes(setup));
   if (setup.role === "standby") await examineTakeover(setup, instances, storeTime, report);
   const { port25, signal } = setup;
   if (port25 !== undefined) await look("port 25", report, () => examinePort25(port25, signal));

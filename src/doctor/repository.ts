@@ -1,9 +1,10 @@
+import { loadTrustedKeys } from "../crypto/sign.ts";
 import { OperatorError } from "../errors.ts";
 import { ObjectRetained, type ObjectStore, RemovalRefused } from "../repository/object-store.ts";
 import type { Repository } from "../repository/repository.ts";
 import type { Clock } from "../system/clock.ts";
 import { digestOf } from "../system/digest.ts";
-import { type Finding, good } from "./finding.ts";
+import { bad, type Finding, good } from "./finding.ts";
 
 export interface RepositoryToExamine {
   openRepository(): Promise<Repository>;
@@ -32,6 +33,26 @@ export async function examineRepository(
   const { storeTime, left } = await writeProbe(repository, request);
   const said = `an object was written and read, and ${left ?? "removed"}`;
   return { findings: [found, good("repository probe", said)], storeTime };
+}
+
+/** Whether this host heeds every prune of the repository: what it does not trust it does not believe. */
+export async function examinePrunes({
+  openRepository,
+  trustedKeysFile,
+  signal,
+}: Pick<RepositoryToExamine, "openRepository" | "signal"> & { readonly trustedKeysFile: string }): Promise<
+  readonly Finding[]
+> {
+  const trusted = new Set(loadTrustedKeys(trustedKeysFile).fingerprints.map((fingerprint) => fingerprint.slice(0, 16)));
+  const writers = new Set((await (await openRepository()).removalRefs(signal)).map(({ writer }) => writer));
+  const strangers = [...writers].filter((writer) => !trusted.has(writer));
+  return strangers.map((writer) =>
+    bad(
+      "prunes",
+      `${writer} prunes this repository, and this host does not trust its key: a backup here may build upon what it removes, and verify sees gaps`,
+      "`spoolsafe key add FILE` with the trusted.pub of the host that prunes; if none should, find out who can write to the repository",
+    ),
+  );
 }
 
 async function writeProbe(

@@ -1,7 +1,16 @@
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { createSigningKey } from "../../src/crypto/sign.ts";
+import { createSigningKey, loadSigningKey, type SigningKey } from "../../src/crypto/sign.ts";
 import { examineSetup, type SetupToExamine } from "../../src/doctor/doctor.ts";
 import type { Finding } from "../../src/doctor/finding.ts";
 import { examineHost } from "../../src/doctor/host.ts";
@@ -10,6 +19,7 @@ import { DirectoryStore } from "../../src/repository/directory.ts";
 import { ObjectRetained, RemovalRefused } from "../../src/repository/object-store.ts";
 import { Repository } from "../../src/repository/repository.ts";
 import { systemClock } from "../../src/system/clock.ts";
+import { newSigningKey } from "../support/claims.ts";
 import { spoolsafe } from "../support/cli.ts";
 import { FaultyStore } from "../support/faulty-store.ts";
 import { makeKeys } from "../support/keys.ts";
@@ -77,6 +87,21 @@ describe("the host", () => {
     expect(about.filter(({ ok }) => !ok).map(({ name }) => name)).toEqual(names);
     for (const { ok, remedy } of about) if (!ok) expect(remedy).toBeTruthy();
   });
+});
+
+test("a prune by a key that this host does not trust", async () => {
+  const repository = await Repository.open(new DirectoryStore(path("repository")));
+  const prune = async (key: SigningKey) =>
+    await repository.announce({ snapshots: [], packs: [], parts: [] }, new Date(), key);
+  await prune(loadSigningKey(path("signing.key")));
+  expect(await wrong()).toEqual([]);
+  const pruner = newSigningKey(directory, "pruner");
+  await prune(pruner);
+  expect(await wrong()).toEqual([
+    `prunes: ${pruner.writer} prunes this repository, and this host does not trust its key: a backup here may build upon what it removes, and verify sees gaps | \`spoolsafe key add FILE\` with the trusted.pub of the host that prunes; if none should, find out who can write to the repository`,
+  ]);
+  appendFileSync(path("trusted.pub"), pruner.publicPem);
+  expect(await wrong()).toEqual([]);
 });
 
 describe("keys", () => {
