@@ -504,6 +504,11 @@ export function buildProgram(perform: Perform) {
     .action((id, options) =>
       start(async (context) => (await import("./commands/runbook-show.ts")).run(context, id, options)),
     );
+  runbook
+    .command("lint")
+    .description("What is wrong or unwise in runbooks, with file and line; exit 1 if anything is. Executes nothing.")
+    .argument("[id...]", "default: all")
+    .action((ids) => start(async (context) => (await import("./commands/runbook-lint.ts")).run(context, ids)));
   program.commandsGroup("More:");
   program
     .command("completion")

@@ -33,6 +33,7 @@ export interface Reading {
   /** Null where there are mistakes. */
   readonly runbook: Runbook | null;
   readonly mistakes: readonly Finding[];
+  readonly text: string;
   readonly sheet: Sheet;
   readonly front: FrontMatter | null;
   /** These three are empty where they are missing. */
@@ -65,7 +66,7 @@ export function readRunbook(text: string, path: string): Reading {
 
   const lead = (word: string) => sheet.leads.find((each) => each.word === word)?.text ?? "";
   const words = { title: sheet.titles[0]?.text ?? "", when: lead("When"), impact: lead("Impact") };
-  const made = { sheet, front: front?.values ?? null, ...words, blocks, mistakes: inFileOrder(mistakes) };
+  const made = { text, sheet, front: front?.values ?? null, ...words, blocks, mistakes: inFileOrder(mistakes) };
   if (mistakes.length > 0 || made.front === null) return { ...made, runbook: null };
   const { id, severity, rto, alerts, hosts, requires, secrets, changes, undo } = made.front;
   const runbook: Runbook = {
@@ -74,9 +75,10 @@ export function readRunbook(text: string, path: string): Reading {
     path,
     sha256: createHash("sha256").update(text).digest("hex"),
     ...words,
+    text,
     never: lead("Never"),
     ifThisFails: sheet.sections.find(isIfThisFails)?.prose ?? "",
-    ...{ variables, vars: vars === null ? null : plain(vars), steps, text },
+    ...{ variables, vars: vars === null ? null : plain(vars), steps },
   };
   return { ...made, runbook };
 }
