@@ -38,13 +38,13 @@ export function evidenceOf(signed: SignedDrill, key: string): Evidence {
 export const unpackCommand =
   "sed -n '/^BEGIN RECORD$/,/^END RECORD$/p' report.html | sed '1d;$d' | base64 -d > report.json";
 
-/** The record in base64 between its two lines, as the page holds it. */
-export function embedded(signed: SignedDrill): string {
+/** The record in base64 between its two lines, as the lines a page holds. */
+export function embedded(signed: SignedDrill): readonly string[] {
   const lines =
     recordBytes(signed)
       .toString("base64")
       .match(/.{1,76}/g) ?? [];
-  return ["BEGIN RECORD", ...lines, "END RECORD"].join("\n");
+  return ["BEGIN RECORD", ...lines, "END RECORD"];
 }
 
 /** The record of a page, undefined where there is none. */

@@ -219,11 +219,14 @@ function evidence(signed: SignedDrill): Markup {
 <p>All above is drawn from the signed record at the end of this page. With report.json beside you (it is in the repository; this takes it from the page, saved as report.html):</p>
 <pre>${unpackCommand}</pre>
 <p>OpenSSL 3 says whether it is what was signed. The second line must print the fingerprint above, and that must be the one the drilling host is known by (<code>spoolsafe key show</code> there): don't take it from this page alone.</p>
-<pre>${commands.join("\n")}</pre>
+<pre>${lines(commands)}</pre>
 <p>With Spoolsafe: <code>spoolsafe drill verify report.html</code>, which also draws the page anew and compares, or <code>spoolsafe drill verify --all</code> for the whole chain.</p>
 <details><summary>The signed record</summary><pre class="record">
-${embedded(signed)}
-</pre></details>`;
+${lines(embedded(signed))}</pre></details>`;
+}
+
+function lines(texts: readonly string[]): Markup[] {
+  return texts.map((text) => markup`${text}\n`);
 }
 
 // A constant of ours, without anything from a record.

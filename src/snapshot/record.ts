@@ -121,6 +121,9 @@ export function parseClaimRecord(bytes: Uint8Array, repository: string): SignedC
 export function parseDrillRecord(bytes: Uint8Array, repository: string | null): SignedDrill {
   const { signed, record } = parseRecord(bytes, "drill", drillSchema);
   checkOrigin(record, signed, repository ?? record.repository);
+  const second = Buffer.from(`${JSON.stringify({ key: signed.key, signature: signed.signature })}\n`);
+  if (!second.equals(bytes.subarray(signed.line.length)))
+    throw unreadable("drill", "its second line is not written the canonical way");
   if (digestOf(Buffer.from(record.publicKey, "base64")) !== signed.key)
     throw unreadable("drill", "its public key is not the key that signed it");
   return { ...signed, drill: record };
