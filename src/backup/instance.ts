@@ -3,10 +3,11 @@ import { basename } from "node:path";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { placedHolds } from "../holds/placed.ts";
 import { type HoldRecovery, recoverHolds } from "../holds/recover.ts";
-import { masterState } from "../postfix/control.ts";
+import { canSignalWhatIsSeen, masterState } from "../postfix/control.ts";
 import { holdInboxReasons } from "../postfix/hold-inbox.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { readLocks } from "../postfix/locks.ts";
+import { foreignOwner } from "../postfix/owner.ts";
 import { messageQueues } from "../postfix/queue.ts";
 import { listEvidence } from "../postfix/spool.ts";
 import type { FileEntry } from "../snapshot/manifest.ts";
@@ -163,6 +164,11 @@ async function chooseMode(
   }
   if (request.mode === "live") return chosen("live");
   if (!state.visible) reasons.push("its processes are in another PID namespace, so deliveries under way can't be seen");
+  if (state.visible && request.mode === "freeze" && !canSignalWhatIsSeen()) {
+    reasons.push("/proc is another PID namespace's, so Postfix can't be told to reload");
+  }
+  const foreign = foreignOwner(instance);
+  if (foreign !== undefined) reasons.push(foreign);
   reasons.push(...(await holdInboxReasons(instance)));
   if (request.mode === "freeze" && before.some((one) => one.stillHeld.length > 0)) {
     reasons.push(

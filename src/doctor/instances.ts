@@ -4,6 +4,7 @@ import { masterState } from "../postfix/control.ts";
 import { holdInboxReasons } from "../postfix/hold-inbox.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { readLocks } from "../postfix/locks.ts";
+import { foreignOwner, foreignOwnerRemedy } from "../postfix/owner.ts";
 import { tryLock } from "../system/lock.ts";
 import { bad, type Finding, good, look, type Report, type Role } from "./finding.ts";
 
@@ -23,6 +24,7 @@ export async function examineInstances(
     if (!hasQueue) continue;
     await look(`postfix ${instance.name}`, report, () => examineInstance(instance, role));
     await look(`locks ${instance.name}`, report, () => examineLocks(instance));
+    await look(`owner ${instance.name}`, report, () => examineOwner(instance));
     await look(`hold ${instance.name}`, report, () => examineHold(instance, role));
     usable.push(instance);
   }
@@ -91,6 +93,12 @@ async function examineLocks(instance: PostfixInstance): Promise<readonly Finding
       "put the queue on a local ext4 or xfs file system, and run spoolsafe beside Postfix",
     ),
   ];
+}
+
+/** Said only where it is wrong: outside a container it can't be, or Postfix would not run. */
+function examineOwner(instance: PostfixInstance): readonly Finding[] {
+  const foreign = foreignOwner(instance);
+  return foreign === undefined ? [] : [bad(`owner ${instance.name}`, foreign, foreignOwnerRemedy)];
 }
 
 async function examineHold(instance: PostfixInstance, role: Role): Promise<readonly Finding[]> {

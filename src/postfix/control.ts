@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { type Clock, systemClock } from "../system/clock.ts";
@@ -103,6 +103,14 @@ export function qmgrPid(instance: Controlled): number | undefined {
   // The lock tells a master of this queue from whatever has an old pid now.
   if (processName(pid) !== "master" || !isListed(pidFile(instance))) return undefined;
   return childrenOf(pid).find((child) => /^o?qmgr$/.test(processName(child) ?? ""));
+}
+
+/**
+ * Whether the pids we read are the pids we can signal: not where /proc is another PID namespace's (a container with the
+ * host's /proc in it). There Postfix is seen as it is, but can't be told to reload, and a signal might meet another process.
+ */
+export function canSignalWhatIsSeen(): boolean {
+  return readlinkSync("/proc/self") === String(process.pid);
 }
 
 /**

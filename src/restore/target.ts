@@ -4,6 +4,7 @@ import { OperatorError } from "../errors.ts";
 import { masterState } from "../postfix/control.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { lackingTypes } from "../postfix/map-types.ts";
+import { foreignOwner, foreignOwnerRemedy } from "../postfix/owner.ts";
 import { listSeparators, readParameters, scopes, splitWords } from "../postfix/parameters.ts";
 import { messageQueues, type QueueName } from "../postfix/queue.ts";
 import { queueIdentity } from "../postfix/queue-identity.ts";
@@ -68,6 +69,8 @@ export async function gatherTarget(
   nowMs: number,
 ): Promise<TargetFacts> {
   checkQueueDirectory(instance);
+  const foreign = foreignOwner(instance);
+  if (foreign !== undefined) throw new OperatorError("refused", foreign, { hints: [foreignOwnerRemedy] });
   const disk = statfsSync(instance.queueDirectory);
   const setgidGid = groupId(instance.setgidGroup);
   if (setgidGid === undefined) {
