@@ -21,6 +21,7 @@ export type Need =
   | "promtool"
   | "munin-run"
   | "visudo"
+  | "mmdebstrap"
   | "mount"
   | "mount-namespace"
   | "pid-namespace";
@@ -70,6 +71,7 @@ const checks: Record<Need, Check> = {
   fish: { present: () => programs("fish"), remedy: "apt-get install fish" },
   promtool: { present: () => programs("promtool"), remedy: "apt-get install --no-install-recommends prometheus" },
   "munin-run": { present: () => programs("munin-run"), remedy: "apt-get install --no-install-recommends munin-node" },
+  mmdebstrap: { present: () => programs("mmdebstrap"), remedy: "apt-get install mmdebstrap" },
   visudo: { present: () => programs("visudo"), remedy: "apt-get install sudo" },
   mount: {
     present: () => isRoot() && mayUnshare("--mount"),
