@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { readFileSync, rmSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import * as z from "zod";
 import type { SigningKey, TrustedKeys } from "../crypto/sign.ts";
@@ -260,6 +260,7 @@ export class Repository {
     await this.#requireFreeNumber(snapshot, id, signal);
     await this.store.put(snapshotKey({ ...snapshot, id }), bytes, digestOf(bytes).digest, signal);
     this.#keep(id, bytes);
+    await this.#forgetGone(signal);
     return { id, bytes: bytes.length };
   }
 
@@ -390,7 +391,25 @@ export class Repository {
       // Without a cache the record is read from the store each time, which is right as well.
     }
   }
+
+  /** A host that backs up and never prunes would keep the record of every snapshot there ever was. */
+  async #forgetGone(signal: AbortSignal | undefined): Promise<void> {
+    if (this.#recordCache === undefined) return;
+    try {
+      const cached = readdirSync(this.#recordCache).filter((name) => /^[0-9a-f]{64}$/.test(name));
+      if (cached.length <= mostCached) return;
+      const there = new Set(
+        [...(await this.snapshotRefs(signal)), ...(await this.removalRefs(signal))].map(({ id }) => id),
+      );
+      for (const id of cached) if (!there.has(id)) rmSync(join(this.#recordCache, id), { force: true });
+    } catch {
+      // The snapshot is there whatever becomes of the cache; the next one looks again.
+    }
+  }
 }
+
+/** Up to so many cached records nobody asks whether they are still in the store. */
+const mostCached = 1000;
 
 async function openIfThere(store: ObjectStore, signal: AbortSignal | undefined, options: RepositoryOptions) {
   try {

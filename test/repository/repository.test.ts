@@ -183,6 +183,18 @@ describe("snapshots", () => {
     expect(readFileSync(join(records, first.id), "utf8")).toContain('"number":1');
   });
 
+  test("leave a large cache when they are gone, so that a host which only backs up does not keep every one", async () => {
+    const first = await repository.commit(snapshot(), key);
+    const removed = await repository.announce({ snapshots: [], packs: [], parts: [] }, new Date(), key);
+    expect(removed).toBeGreaterThan(0);
+    const [removal] = await repository.removalRefs();
+    const records = join(cacheDirectory(), repository.id, "records");
+    for (let nth = 0; nth < 1000; nth++) writeFileSync(join(records, digestFrom(nth)), "");
+    writeFileSync(join(records, ".being-written"), "");
+    const second = await repository.commit(snapshot({ number: 2, previous: first.id }), key);
+    expect(readdirSync(records).sort()).toEqual([".being-written", first.id, second.id, removal?.id].sort());
+  });
+
   test("a cache that can't be written does no harm", async () => {
     writeFileSync(join(scratch, `file${made}`), "");
     const other = await Repository.open(store, undefined, { cacheDirectory: join(scratch, `file${made}`, "cache") });
