@@ -1,6 +1,6 @@
 import { closeSync, constants, fstatSync, fsyncSync, futimesSync, openSync, readSync, writeSync } from "node:fs";
 import { OperatorError } from "../errors.ts";
-import { descriptorSource, readQueueFile } from "./queue-file.ts";
+import { descriptorSource, readQueueFile, routingRecords } from "./queue-file.ts";
 
 /**
  * Mark recipients of a queue file as done, as delivery agents do (`deliver_completed.c`): the type byte of their records
@@ -32,4 +32,25 @@ function mark(fd: number, path: string, offset: number): void {
   readSync(fd, type, 0, 1, offset);
   if (type.toString() !== "R") throw new OperatorError("damaged", `${path} has no recipient record at byte ${offset}`);
   writeSync(fd, "D", offset);
+}
+
+/**
+ * Have a queue file say no more where its message goes: content filter and redirection become killed records, as
+ * `qmgr_message_kill_record` makes them (one byte each, `K`), which qmgr(8) passes over. For files no daemon has read. The
+ * file keeps its time.
+ *
+ * @returns how many records there were
+ * @throws QueueFileDamaged
+ */
+export function killRouting(path: string): number {
+  const fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
+  try {
+    const { size, atimeMs, mtimeMs } = fstatSync(fd);
+    const offsets = routingRecords(descriptorSource(fd, size));
+    for (const offset of offsets) writeSync(fd, "K", offset);
+    if (offsets.length > 0) futimesSync(fd, atimeMs / 1000, mtimeMs / 1000);
+    return offsets.length;
+  } finally {
+    closeSync(fd);
+  }
 }

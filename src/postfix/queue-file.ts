@@ -68,6 +68,22 @@ export function readQueueFile(source: ByteSource): MessageFacts {
   return { ...envelope.facts(text.size), content: text.digest(), messageId: header.messageId() };
 }
 
+/**
+ * Offsets of the records that say where a message goes, whatever its recipients: a content filter (`L` in an envelope) and a
+ * redirection (`>`), as FILTER and REDIRECT of access tables leave them.
+ *
+ * @throws QueueFileDamaged
+ */
+export function routingRecords(source: ByteSource): number[] {
+  const walk = new RecordWalk(source);
+  const found: number[] = [];
+  for (let record = walk.step(); record !== recordType.end; record = walk.step()) {
+    const routes = record === recordType.filter || record === recordType.redirect;
+    if (walk.section !== "content" && routes) found.push(walk.offset);
+  }
+  return found;
+}
+
 /** What a queue file says of itself before its text. */
 export interface QueueFileHead {
   /** As {@link MessageFacts} has it. */
@@ -147,6 +163,7 @@ const recordType = {
   recipient: code("R"),
   done: code("D"),
   filter: code("L"),
+  redirect: code(">"),
   warning: code("W"),
   message: code("M"),
   line: code("N"),

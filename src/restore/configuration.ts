@@ -49,6 +49,8 @@ export interface ConfigurationJob extends Omit<ConfigurationRequest, "now"> {
   /** Where the files that are replaced are kept. */
   readonly stateDirectory: string;
   readonly clock: Clock;
+  /** Run none of Postfix's own commands: what is placed names queues of another Postfix, and `check` would repair those. */
+  readonly withoutCommands?: boolean | undefined;
   /** Of the plan somebody has seen: a target that has changed since is refused. */
   readonly expectedKey?: string | undefined;
   readonly report?: ((event: ConfigurationEvent) => void) | undefined;
@@ -322,7 +324,7 @@ class Application {
     this.#job.report?.({ type: "config-step", step: "check", files: plan.files.length });
     const commands: CommandResult[] = [];
     const edited: ConfigurationReport["edited"][number][] = [];
-    for (const planned of plan.commands) {
+    for (const planned of this.#job.withoutCommands === true ? [] : plan.commands) {
       const before = planned.runs ? this.#keepBeforeEdits() : [];
       commands.push(await runPostfix(plan.configDirectory, planned));
       edited.push(...before.flatMap((one) => this.#editOf(planned.command, one)));

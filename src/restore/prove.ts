@@ -130,7 +130,8 @@ export async function provePlaced(
   const queue = beside
     ? []
     : [...(moved === 0 ? miscounted(instance, [...placed, ...earlier]) : []), ...(await structure(instance))];
-  for (const id of await unreadable(instance, [...placed, ...earlier], signal)) {
+  const ids = [...placed, ...earlier].map(({ id }) => id);
+  for (const id of await unreadableByPostcat(instance, ids, signal)) {
     if (!messages.has(id)) messages.set(id, "postcat can't read it");
   }
   const changed =
@@ -164,13 +165,12 @@ function differentFile({ path, inode, message }: PlacedMessage): string | null {
   return differentPlacement(lookOf(stat), message);
 }
 
-/** Ids that postcat(1) can't open and print. It takes many ids per call and stops at the first it can't read. */
-async function unreadable(
+/** Ids that `postcat -q` can't open and print. It takes many ids per call and stops at the first it can't read. */
+export async function unreadableByPostcat(
   instance: PostfixInstance,
-  placed: readonly PlacedMessage[],
+  ids: readonly string[],
   signal: AbortSignal | undefined,
 ): Promise<string[]> {
-  const ids = placed.map(({ id }) => id);
   // Two at a time; starting one costs as much as reading a hundred files.
   const size = Math.min(postcatBatch, Math.ceil(ids.length / 2));
   const batches = Array.from({ length: Math.ceil(ids.length / size) }, (_, n) => ids.slice(n * size, (n + 1) * size));

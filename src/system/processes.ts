@@ -36,6 +36,41 @@ export function processStart(pid: number): string | undefined {
   return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[19];
 }
 
+/** The arguments a process was started with, its program's name first; empty if there is none. */
+export function processArguments(pid: number): string[] {
+  return vanishing(() => readFileSync(`/proc/${pid}/cmdline`, "utf8"), "")
+    .split("\0")
+    .slice(0, -1);
+}
+
+/**
+ * Processes of a session (field 6 of /proc/PID/stat, proc(5)), zombies left out. The kernel gives the number of a session
+ * to no new process while it has members.
+ */
+export function processesOfSession(session: number): number[] {
+  return pids().filter((pid) => {
+    const stat = vanishing(() => readFileSync(`/proc/${pid}/stat`, "latin1"), "");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return fields[3] === String(session) && fields[0] !== "Z" && fields[0] !== "X";
+  });
+}
+
+/**
+ * Processes that work in a directory or below it (`/proc/PID/cwd`), or were told to by MAIL_CONFIG, as those of Postfix are,
+ * other than our own. Needs root to see other users' processes.
+ *
+ * @param directory absolute, without links
+ */
+export function processesIn(directory: string): number[] {
+  const inside = (path: string) => path === directory || path.startsWith(`${directory}/`);
+  return pids().filter((pid) => {
+    if (pid === process.pid || processStart(pid) === undefined) return false;
+    if (inside(vanishing(() => readlinkSync(`/proc/${pid}/cwd`), ""))) return true;
+    const environment = vanishing(() => readFileSync(`/proc/${pid}/environ`, "latin1"), "");
+    return environment.split("\0").some((one) => one.startsWith("MAIL_CONFIG=") && inside(one.slice(12)));
+  });
+}
+
 function vanishing<T>(look: () => T, otherwise: T): T {
   try {
     return look();

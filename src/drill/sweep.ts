@@ -1,0 +1,111 @@
+import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
+import * as z from "zod";
+import { errnoOf } from "../errors.ts";
+import type { Clock } from "../system/clock.ts";
+import { run } from "../system/exec.ts";
+import { tryLock } from "../system/lock.ts";
+import { processesIn } from "../system/processes.ts";
+
+/** Beside the reports: what a drill under way has made elsewhere. It is there before the directory is. */
+export const workFile = "work.json";
+
+const workSchema = z.object({ version: z.literal(1), directory: z.string().regex(/\/spoolsafe-drill-[0-9a-f]{12}$/) });
+
+/** @param directory of the throw-away Postfix; its name begins with `workPrefix` and ends with the drill's id */
+export function workRecord(directory: string): string {
+  return `${JSON.stringify({ version: 1, directory })}\n`;
+}
+
+export const workPrefix = "spoolsafe-drill-";
+
+/**
+ * Take away what drills left that were killed: processes, mounts, files. One that is still at work holds the lock of its
+ * directory and is left alone.
+ *
+ * @param drills `<state>/drills`; to be called with its lock held
+ * @returns ids of the drills something was left of
+ */
+export async function sweepDead(drills: string, clock: Clock): Promise<string[]> {
+  const swept: string[] = [];
+  for (const id of readdirSync(drills)) {
+    const place = join(drills, id);
+    if (!/^[0-9a-f]{12}$/.test(id) || !isLeft(place)) continue;
+    const lock = await tryLock(place, 200);
+    if (lock === undefined) continue;
+    try {
+      await takeAway(place, clock);
+      swept.push(id);
+    } finally {
+      await lock.release();
+    }
+  }
+  return swept;
+}
+
+/** A drill that works on, or was killed: it has not taken its file away, or has not come to write one. */
+function isLeft(place: string): boolean {
+  return existsSync(join(place, workFile)) || readdirSync(place).length === 0;
+}
+
+/** Take away all that the file of a drill speaks of, then the file; the directory stays where it has a report. */
+export async function takeAway(place: string, clock: Clock): Promise<void> {
+  const file = join(place, workFile);
+  const directory = directoryIn(file);
+  if (directory !== undefined) {
+    await endProcesses(directory, clock);
+    for (const mount of mountsBelow(directory)) await run("umount", ["--lazy", mount]);
+    rmSync(directory, { recursive: true, force: true });
+  }
+  rmSync(file, { force: true });
+  removeIfEmpty(place);
+}
+
+/** Undefined where nothing was made yet: a file that can't be read was not written to its end. */
+function directoryIn(file: string): string | undefined {
+  if (statSync(file, { throwIfNoEntry: false }) === undefined) return undefined;
+  const parsed = workSchema.safeParse(parseJson(readFileSync(file, "utf8")));
+  if (!parsed.success || !basename(parsed.data.directory).startsWith(workPrefix)) return undefined;
+  return parsed.data.directory;
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** SIGKILL for every process that works below a directory, until there is none. */
+export async function endProcesses(directory: string, clock: Clock): Promise<void> {
+  for (let found = processesIn(directory); found.length > 0; found = processesIn(directory)) {
+    for (const pid of found) kill(pid);
+    await clock.sleep(10);
+  }
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if (errnoOf(error) !== "ESRCH") throw error;
+  }
+}
+
+/** Deepest first. No drill of this version mounts anything. */
+function mountsBelow(directory: string): string[] {
+  return readFileSync("/proc/self/mounts", "utf8")
+    .split("\n")
+    .map((line) => line.split(" ")[1] ?? "")
+    .filter((point) => point.startsWith(`${directory}/`))
+    .reverse();
+}
+
+function removeIfEmpty(directory: string): void {
+  try {
+    rmdirSync(directory);
+  } catch (error) {
+    if (errnoOf(error) !== "ENOTEMPTY" && errnoOf(error) !== "ENOENT") throw error;
+  }
+}
