@@ -13,6 +13,7 @@ import {
   type JobPlan,
   type JobState,
   look,
+  type Owed,
   putOff,
   type Running,
   readyAt,
@@ -34,6 +35,7 @@ export interface ScheduledJob extends JobPlan {
 export type DaemonEvent =
   | { readonly type: "started"; readonly jobs: readonly JobName[] }
   | { readonly type: "state-damaged"; readonly file: string }
+  | { readonly type: "state-unsaved"; readonly reason: string }
   | { readonly type: "clock-stepped"; readonly byMs: number }
   | ({ readonly job: JobName } & Finding)
   | { readonly type: "run-started"; readonly job: JobName; readonly due: number; readonly adopted: boolean }
@@ -63,6 +65,8 @@ export interface DaemonOptions {
   readonly commandOf: (job: JobName) => readonly string[];
   /** Run after a backup that died: gives back what it had put on hold. */
   readonly recovery: readonly string[];
+  /** A recovery that is not through by then is ended. Milliseconds; default ten minutes. */
+  readonly recoveryLimitMs?: number | undefined;
   readonly notify: Notify;
   readonly report: (event: DaemonEvent) => void;
 }
@@ -94,6 +98,7 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
 
 /** After SIGTERM a job has so long to clear up before it is killed. */
 const graceMs = 2 * minute;
+const usualRecoveryMs = 10 * minute;
 /** A step of the wall clock against the monotonic one, or a suspend, that the next tick should not wait for. */
 const stepMs = 30_000;
 const watchEveryMs = 10_000;
@@ -107,13 +112,16 @@ class Daemon {
   readonly #options: DaemonOptions;
   readonly #jobs: ReadonlyMap<JobName, ScheduledJob>;
   readonly #children = new Map<JobName, JobChild>();
+  readonly #recoveries = new Set<JobChild>();
   readonly #busy = new Set<string>();
   readonly #work = new Set<Promise<void>>();
   #states: JobStates;
+  /** What is known is newer than what is on disk, which can't be written. */
+  #unsaved = false;
   #stopping = false;
   #wake: NodeJS.Timeout | undefined;
   #tickedAt = 0;
-  /** Of what can't be gone on without: a state that can't be written. */
+  /** Of what can't be gone on without, or was never thought of. */
   readonly #failed = Promise.withResolvers<never>();
 
   constructor(options: DaemonOptions) {
@@ -196,7 +204,7 @@ class Daemon {
     this.#tickedAt = this.#options.clock.monotonic();
     const before = this.#states;
     for (const [job, plan] of this.#jobs) this.#look(job, plan, now);
-    if (changed(before, this.#states)) this.#save();
+    if (this.#unsaved || changed(before, this.#states)) this.#save();
     const waiting = [...this.#jobs.keys()]
       .flatMap((job) => {
         const state = this.#states[job];
@@ -222,26 +230,32 @@ class Daemon {
     const state = this.#states[job];
     const lane = this.#jobs.get(job)?.lane ?? job;
     if (state === undefined || state.owed === null || this.#busy.has(lane)) return;
-    const { due } = state.owed;
     let child: JobChild;
     try {
-      child = startChild({ command: commandOf(job), env: environment(due) });
+      child = startChild({ command: commandOf(job), env: environment(state.owed.due) });
     } catch (error) {
-      // Too little memory now may be enough in a minute, and nobody else would try again.
-      this.#options.report({
-        type: "not-started",
-        job,
-        due,
-        reason: error instanceof Error ? error.message : String(error),
-      });
-      this.#set(job, putOff(state, clock.now()));
+      this.#putOff(job, state.owed, reasonOf(error));
       return;
     }
     // On disk before it is let go: see startChild.
-    this.#set(job, started(state, child.process, clock.now()));
+    this.#states = { ...this.#states, [job]: started(state, child.process, clock.now()) };
+    const reason = this.#save();
+    if (reason !== null) {
+      child.kill("SIGKILL");
+      this.#states = { ...this.#states, [job]: state };
+      this.#putOff(job, state.owed, reason);
+      return;
+    }
     child.go();
-    this.#options.report({ type: "run-started", job, due, adopted: false });
+    this.#options.report({ type: "run-started", job, due: state.owed.due, adopted: false });
     this.#follow(job, child, false);
+  }
+
+  /** Too little memory or a full disk now may be enough in a minute, and nobody else would try again. */
+  #putOff(job: JobName, { due }: Owed, reason: string): void {
+    const state = this.#states[job];
+    if (state !== undefined) this.#set(job, putOff(state, this.#options.clock.now()));
+    this.#options.report({ type: "not-started", job, due, reason });
   }
 
   #follow(job: JobName, child: JobChild, adopted: boolean): void {
@@ -278,7 +292,7 @@ class Daemon {
     if (state === undefined) return;
     this.#set(job, ended(state, this.#ending(exit, unseen), now));
     // Not before: a daemon killed in between would take the end we write for one that the run came to.
-    completeRecord(stateDirectory, job, running, exit ?? killedExit, now);
+    this.#orUnsaved(() => completeRecord(stateDirectory, job, running, exit ?? killedExit, now));
     const again = this.#states[job]?.owed?.due === due;
     report({ type: "run-ended", job, due, exit, tookMs: Math.max(0, now - startedAt), again });
   }
@@ -301,7 +315,8 @@ class Daemon {
         child.kill("SIGTERM");
         kill = setTimeout(() => child.kill("SIGKILL"), graceMs);
       },
-      Math.max(0, startedAt + deadlineMs - clock.now()),
+      // Not longer than from now: it may be dated in the future, by a clock that was wrong.
+      Math.min(deadlineMs, Math.max(0, startedAt + deadlineMs - clock.now())),
     );
     return {
       passed: () => passed,
@@ -314,10 +329,15 @@ class Daemon {
 
   /** A backup that was killed leaves mail on hold; the next one would give it back, and may be a day away. */
   async #recover(): Promise<void> {
-    const { recovery, report } = this.#options;
+    const { recovery, recoveryLimitMs = usualRecoveryMs, report } = this.#options;
     const child = startChild({ command: recovery, env: quietEnvironment });
+    this.#recoveries.add(child);
+    const limit = setTimeout(() => child.kill("SIGKILL"), recoveryLimitMs);
     child.go();
-    report({ type: "recovered", exit: await child.ended });
+    const exit = await child.ended;
+    clearTimeout(limit);
+    this.#recoveries.delete(child);
+    report({ type: "recovered", exit });
   }
 
   async #stop(): Promise<void> {
@@ -326,7 +346,7 @@ class Daemon {
     this.#options.report({ type: "stopping", running: [...this.#children.keys()] });
     for (const child of this.#children.values()) child.kill("SIGTERM");
     const kill = setTimeout(() => {
-      for (const child of this.#children.values()) child.kill("SIGKILL");
+      for (const child of [...this.#children.values(), ...this.#recoveries]) child.kill("SIGKILL");
     }, graceMs);
     await Promise.allSettled(this.#work);
     clearTimeout(kill);
@@ -337,9 +357,32 @@ class Daemon {
     this.#save();
   }
 
-  #save(): void {
-    saveStates(this.#options.stateDirectory, this.#states);
+  /**
+   * A disk that is full or read-only ends nothing: what can't be saved now is tried again by the minute.
+   *
+   * @returns why it could not be saved; null when it is on disk
+   */
+  #save(): string | null {
+    const reason = this.#orUnsaved(() => saveStates(this.#options.stateDirectory, this.#states));
+    this.#unsaved = reason !== null;
+    return reason;
   }
+
+  /** Told once, when it begins. */
+  #orUnsaved(write: () => void): string | null {
+    try {
+      write();
+      return null;
+    } catch (error) {
+      const reason = reasonOf(error);
+      if (!this.#unsaved) this.#options.report({ type: "state-unsaved", reason });
+      return reason;
+    }
+  }
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 const quietEnvironment = {
@@ -357,7 +400,12 @@ function formerCalendar(before: JobState | undefined, { calendar }: JobPlan) {
   if (before === undefined) return undefined;
   const { expression, timezone } = before;
   if (expression === calendar.expression && timezone === calendar.timezone) return undefined;
-  return makeCalendar(expression, timezone);
+  try {
+    return makeCalendar(expression, timezone);
+  } catch {
+    // Another version wrote it, or knew a time zone that is no more: then the times of now count from there.
+    return undefined;
+  }
 }
 
 /**

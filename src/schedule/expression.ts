@@ -50,9 +50,11 @@ const fieldNames: Readonly<Record<string, string>> = {
   dayOfWeek: "day of the week",
 };
 
-/** The time zone of this host, by TZ or /etc/localtime. */
+/** The time zone of this host, by TZ or /etc/localtime; UTC where they name none, as for the C library. */
 export function hostTimezone(): string {
-  return new Intl.DateTimeFormat().resolvedOptions().timeZone;
+  // ICU says "Etc/Unknown" to TZ="", and nothing to a name it does not know.
+  const named: string | undefined = new Intl.DateTimeFormat().resolvedOptions().timeZone;
+  return named === undefined || named === "Etc/Unknown" ? "UTC" : named;
 }
 
 /**

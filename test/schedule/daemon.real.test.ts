@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { readJob } from "../../src/jobs/record.ts";
@@ -164,6 +164,72 @@ describe.skipIf(!needs("flock"))("the daemon", () => {
     expect(scene.seen("run-ended")).toMatchObject([{ exit: null, again: false }]);
     expect(scene.runs).toEqual(["recovered"]);
     expect(readJob(scene.state, "backup")).toMatchObject({ lastExit: 137, running: null });
+  });
+
+  test("a run that began by a clock that was years ahead has its time from now on", async () => {
+    await using scene = new Scene();
+    const child = spawn("sleep", ["600"], { stdio: "ignore" });
+    const process = { pid: child.pid ?? 0, startTicks: processStart(child.pid ?? 0) ?? "" };
+    const startedAt = noon + 1000 * 24 * hour;
+    const running = { due: startedAt, deaths: 0, startedAt, process };
+    saveStates(scene.state, { prune: { ...stateOf(job("prune", "30 * * * *")), running } });
+    void scene.start([job("prune", "30 * * * *"), job("verify", "30 * * * *", "other")]);
+    await until(() => loadStates(scene.state).jobs.verify, { what: "the first look" });
+    scene.tickAt(noon + 30 * minute);
+    await scene.ended(1);
+    expect(scene.seen("run-ended")).toMatchObject([{ job: "verify", exit: 0 }]);
+    expect(scene.seen("run-overdue")).toEqual([]);
+    child.kill("SIGKILL");
+    await scene.ended(2);
+  });
+
+  test("a state directory that can't be written: nothing is started and nothing lost until it can", async () => {
+    await using scene = new Scene();
+    void scene.start([hourly]);
+    await until(() => loadStates(scene.state).jobs.backup, { what: "the first look" });
+    // No file can take the place of a directory: as good as a full disk, also for root.
+    rmSync(stateFile(scene.state));
+    mkdirSync(stateFile(scene.state));
+    scene.tickAt(noon + 30 * minute);
+    scene.tickAt(noon + 31 * minute);
+    expect(scene.seen("not-started")).toHaveLength(2);
+    expect(scene.seen("state-unsaved")).toHaveLength(1);
+    expect(scene.runs).toEqual([]);
+    rmdirSync(stateFile(scene.state));
+    scene.script = `${scene.script}; rm ${stateFile(scene.state)}; mkdir ${stateFile(scene.state)}`;
+    scene.tickAt(noon + 32 * minute);
+    // Its end can't be saved.
+    await scene.ended(1);
+    expect(scene.runs).toEqual([due(noon + 30 * minute)]);
+    expect(scene.seen("state-unsaved")).toHaveLength(2);
+    rmdirSync(stateFile(scene.state));
+    scene.tickAt(noon + 33 * minute);
+    expect(scene.runs).toHaveLength(1);
+    expect(loadStates(scene.state).jobs.backup).toMatchObject({ owed: null, running: null });
+  });
+
+  test("a recovery that hangs is ended, and the next backup comes", async () => {
+    await using scene = new Scene();
+    scene.script = 'echo run >> "$LOG"; kill -9 $$';
+    void scene.start([hourly], { recovery: ["sleep", "600"], recoveryLimitMs: 50 });
+    await until(() => loadStates(scene.state).jobs.backup, { what: "the first look" });
+    scene.tickAt(noon + 30 * minute);
+    await scene.ended(1);
+    expect(scene.seen("recovered")).toMatchObject([{ exit: null }]);
+    scene.tickAt(noon + 90 * minute);
+    await scene.ended(2);
+    expect(scene.runs).toEqual(["run", "run"]);
+  });
+
+  test.each([
+    { expression: "30 * * * *", timezone: "Mars/Olympus" },
+    { expression: "no such thing", timezone: "UTC" },
+  ])("a state with times that nobody knows any more: $timezone, $expression", async (old) => {
+    await using scene = new Scene();
+    saveStates(scene.state, { backup: { ...stateOf(hourly), ...old, seenUntil: noon - hour } });
+    void scene.start([hourly]);
+    await scene.ended(1);
+    expect(scene.runs).toEqual([due(noon - 30 * minute)]);
   });
 
   test("SIGTERM goes to its jobs, and what they could not finish stays owed", async () => {

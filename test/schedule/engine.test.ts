@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import {
   deadlineOf,
   ended,
@@ -10,7 +10,7 @@ import {
   readyAt,
   started,
 } from "../../src/schedule/engine.ts";
-import { expressionProblem, makeCalendar } from "../../src/schedule/expression.ts";
+import { expressionProblem, hostTimezone, makeCalendar } from "../../src/schedule/expression.ts";
 import { jitterOf } from "../../src/schedule/jitter.ts";
 import { chooseSeed, Random } from "../support/random.ts";
 import { minute, Wall } from "./wall-clock.ts";
@@ -304,4 +304,15 @@ test("what is wrong with an expression", () => {
   expect(["0 2 * * *", "@daily", "0 0 29 2 *", "0 0 L * *", "0 3 * * MON-FRI"].map(expressionProblem)).toEqual(
     Array(5).fill(undefined),
   );
+});
+
+test.each([
+  ["Europe/Paris", "Europe/Paris"],
+  ["", "UTC"],
+  ["Foo/Bar", "UTC"],
+])("the host's time zone with TZ=%j", (name, expected) => {
+  vi.stubEnv("TZ", name);
+  expect(hostTimezone()).toBe(expected);
+  expect(makeCalendar("0 2 * * *", hostTimezone()).timezone).toBe(expected);
+  vi.unstubAllEnvs();
 });

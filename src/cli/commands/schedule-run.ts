@@ -5,6 +5,7 @@ import { systemdNotify } from "../../schedule/notify.ts";
 import { everyMinute } from "../../schedule/ticks.ts";
 import type { Context } from "../context.ts";
 import { givenOptions, someJobs } from "../schedule.ts";
+import { StatusWatch } from "../status-watch.ts";
 import { localTime, span } from "../table.ts";
 
 /** `spoolsafe schedule run`: until SIGTERM or SIGINT, which it ends well on. */
@@ -14,6 +15,7 @@ export async function run(context: Context): Promise<number> {
   let runs = 0;
   const { startAlertWatch } = await import("../alerting.ts");
   const alerts = await startAlertWatch(context);
+  const status = new StatusWatch(context);
   await runDaemon({
     jobs,
     stateDirectory: context.stateDirectory,
@@ -26,10 +28,16 @@ export async function run(context: Context): Promise<number> {
     report: (event) => {
       if (event.type === "run-ended") runs++;
       tell(context, event);
+      // Not before: another daemon may be at work with this state directory.
+      if (event.type === "started") status.start();
+      if (event.type === "run-ended") status.jobEnded();
       // It could not raise an alarm itself.
       if (event.type === "run-ended" && event.exit === null && !event.again) alerts.killed(event.job);
     },
-  }).finally(() => alerts.stop());
+  }).finally(async () => {
+    alerts.stop();
+    await status.stop();
+  });
   context.render.summary({ runs });
   return 0;
 }
@@ -73,6 +81,8 @@ function wording(event: DaemonEvent): Wording {
       return news(`schedule started: ${event.jobs.join(", ")}`);
     case "state-damaged":
       return warning(`${event.file} can't be read: the schedule starts anew, and what was missed is not made up`);
+    case "state-unsaved":
+      return warning(`the state of the schedule can't be saved, tried again each minute: ${event.reason}`);
     case "clock-stepped":
       return news(
         `the clock was set by ${signed(event.byMs)}, or this machine was asleep: looking again at what is due`,
