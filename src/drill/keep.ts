@@ -46,7 +46,9 @@ export async function keepReport(facts: DrillFacts, request: KeepRequest): Promi
   await using _lock = await lockReports(stateDirectory);
   const seen = loadSeen(stateDirectory, repository.id, "drills");
   const stored = await orProblem(request, () => storedReports(repository, trusted, request.signal));
-  const kept = keptReports(stateDirectory, repository.id, trusted).reports;
+  const kept = keptReports(stateDirectory, repository.id, trusted).reports.filter(
+    ({ verdict }) => verdict !== "forged",
+  );
 
   const places = "value" in stored ? stored.value.places : [];
   const own = ({ writer }: RecordPlace) => writer === key.writer;
