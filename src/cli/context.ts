@@ -81,6 +81,11 @@ export class Context implements AsyncDisposable {
     return this.#configSources.env.MAIL_CONFIG || undefined;
   }
 
+  /** All of our environment: for programs that are started on behalf of whoever started us. */
+  get environment(): ConfigSources["env"] {
+    return this.#configSources.env;
+  }
+
   /** The time on the schedule that the daemon started this command for, RFC 3339 in UTC; null when it did not. */
   get scheduledFor(): string | null {
     return this.#configSources.env.SPOOLSAFE_DUE || null;

@@ -509,6 +509,22 @@ export function buildProgram(perform: Perform) {
     .description("What is wrong or unwise in runbooks, with file and line; exit 1 if anything is. Executes nothing.")
     .argument("[id...]", "default: all")
     .action((ids) => start(async (context) => (await import("./commands/runbook-lint.ts")).run(context, ids)));
+  runbook
+    .command("plan")
+    .description("Show what a run would do, with which values; exit 1 where lint finds something. Executes nothing.")
+    .argument("<id>", "09, RB-09, 09-stuck-hold, or a file")
+    .addOption(new Option("--set <name=value>", "give a variable a value; may be given again").argParser(collect))
+    .action((id, options) =>
+      start(async (context) => (await import("./commands/runbook-plan.ts")).run(context, id, options)),
+    );
+  runbook
+    .command("paper")
+    .description("A sheet to print, with values filled in, for a machine where this program does not run.")
+    .argument("<id>", "09, RB-09, 09-stuck-hold, or a file")
+    .addOption(new Option("--set <name=value>", "give a variable a value; may be given again").argParser(collect))
+    .action((id, options) =>
+      start(async (context) => (await import("./commands/runbook-paper.ts")).run(context, id, options)),
+    );
   program.commandsGroup("More:");
   program
     .command("completion")

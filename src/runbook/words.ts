@@ -12,11 +12,10 @@ export const riskWords: Readonly<Record<Risk, string>> = {
   destructive: "CAN'T BE TAKEN BACK",
 };
 
-/** What will be asked before a block; where its fence says nothing, its risk decides. */
+/** What is asked before an action: where its fence says nothing, its risk decides. What a person does is always asked for. */
 export function confirmOf({ confirm, risk, kind }: Block): Confirm {
-  if (confirm !== null) return confirm;
-  if (risk === "destructive") return "type";
-  return risk === "read" && kind === "do" ? "no" : "yes";
+  if (kind === "manual") return confirm === "type" ? "type" : "yes";
+  return confirm ?? ({ read: "no", change: "yes", destructive: "type" } as const)[risk ?? "change"];
 }
 
 export const confirmWords: Readonly<Record<Confirm, string>> = {
