@@ -140,14 +140,26 @@ function holdProblems(
   return [];
 }
 
-/** A backup copies what it has made itself, so while one is at work something is behind and nothing is wrong. */
+/**
+ * A backup copies what it has made itself, so while one is at work something is behind and nothing is wrong, unless it hangs.
+ * Every backup counts what is behind; where none is made, nobody does, and the age of the last copy is all there is.
+ */
 function copyProblems({ url, behind, lastSuccess, error }: CopyStatus, facts: StatusFacts, limits: StatusLimits) {
-  const atWork = facts.jobs.some(({ job, running }) => running && (job === "backup" || job === "copy"));
-  if (behind === 0 || atWork) return [];
+  const isOld = (age: number) => age > limits.backupAge.critical;
+  const atWork = facts.jobs.some(
+    ({ job, running, lastStart }) =>
+      running && (job === "backup" || job === "copy") && !isOld(lastStart?.ageSeconds ?? 0),
+  );
+  if (atWork) return [];
+  if (behind === 0) {
+    if (facts.backupExpected || lastSuccess === null || !isOld(lastSuccess.ageSeconds)) return [];
+    const told = `nobody has copied to ${url} for ${ago(lastSuccess.ageSeconds)}: what has come since is not known here`;
+    return [warning("copies-unsent", told, "spoolsafe copy --all")];
+  }
   const since =
     lastSuccess === null ? "nothing was ever copied there whole" : `whole ${ago(lastSuccess.ageSeconds)} ago`;
   const told = `${behind} snapshots are not in ${url} yet (${since})${error === null ? "" : `: ${error}`}`;
-  const old = lastSuccess === null || lastSuccess.ageSeconds > limits.backupAge.critical;
+  const old = lastSuccess === null || isOld(lastSuccess.ageSeconds);
   return [(old ? critical : warning)("copies-unsent", told, "spoolsafe copy --all")];
 }
 

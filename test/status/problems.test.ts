@@ -79,6 +79,18 @@ const kinds: readonly (readonly [name: string, severity: string, facts: Partial<
   ],
   ["copies-unsent", "critical", { copies: [{ ...copy, lastSuccess: old }] }, /2 snapshots .*whole 115d ago/],
   ["copies-unsent", "critical", { copies: [{ ...copy, lastSuccess: null }] }, /nothing was ever copied there whole/],
+  [
+    "copies-unsent",
+    "critical",
+    { copies: [{ ...copy, lastSuccess: old }], jobs: [jobOf({ job: "copy", running: true, lastStart: old })] },
+    /2 snapshots .*whole 115d ago/,
+  ],
+  [
+    "copies-unsent",
+    "warning",
+    { copies: [{ ...copy, behind: 0, lastSuccess: old, error: null }], backupExpected: false },
+    /nobody has copied to s3:\/\/other\/mx1 for 115d/,
+  ],
   ["alerts-unsent", "warning", { unsentAlerts: [alert] }, /1 alerts could not be sent by webhook: connection refused/],
   ["unseen", "critical", { unseen: ["mx: /var/spool/postfix/deferred is not there"] }, /deferred is not there/],
   [
@@ -192,7 +204,10 @@ describe("no problem", () => {
     ["a run at work, whatever the one before", { jobs: [jobOf({ running: true, lastExit: 1 })] }],
     ["a backup that holds mail at this moment", { holds: [{ ...hold, kind: "capture", ageSeconds: 29 }] }],
     ["a copy that is behind while a backup is at work", { copies: [copy], jobs: [jobOf({ running: true })] }],
-    ["a copy that is whole, however long ago", { copies: [{ ...copy, behind: 0, lastSuccess: old }] }],
+    [
+      "a copy that is whole since the last backup, however long ago",
+      { copies: [{ ...copy, behind: 0, lastSuccess: old }] },
+    ],
     [
       "a freeze that takes its time",
       { holds: [{ ...hold, kind: "capture", ageSeconds: 299 }], jobs: [jobOf({ running: true })] },
