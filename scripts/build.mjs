@@ -1,9 +1,9 @@
 /**
  * Build dist/: `node scripts/build.mjs [--main FILE] [--outdir DIR]`.
  *
- * Three entries in one directory, because the code finds its neighbours by name: spoolsafe.js is the command and plain
- * enough for any Node to parse, app.js the program, pack-worker.js the code of the worker threads. What app.js and
- * pack-worker.js share, and what is loaded late, is in chunks beside them.
+ * Four entries in one directory, because the code finds its neighbours by name: spoolsafe.js is the command and plain
+ * enough for any Node to parse, app.js the program, pack-worker.js and status-look.js the code of its threads. What these
+ * share, and what is loaded late, is in chunks beside them.
  */
 import { chmodSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -37,7 +37,11 @@ for (const name of existsSync(outdir) ? readdirSync(outdir) : []) {
 }
 await build({
   ...common,
-  entryPoints: { app: resolve(values.main), "pack-worker": join(root, "src/pack/pack-worker.ts") },
+  entryPoints: {
+    app: resolve(values.main),
+    "pack-worker": join(root, "src/pack/pack-worker.ts"),
+    "status-look": join(root, "src/cli/status-look.ts"),
+  },
   bundle: true,
   splitting: true,
   chunkNames: "chunk-[hash]",
@@ -57,6 +61,6 @@ await build({
   banner: { js: "#!/usr/bin/env node" },
 });
 chmodSync(join(outdir, "spoolsafe.js"), 0o755);
-for (const name of ["spoolsafe.js", "app.js", "pack-worker.js"]) {
+for (const name of ["spoolsafe.js", "app.js", "pack-worker.js", "status-look.js"]) {
   if (!existsSync(join(outdir, name))) throw new Error(`the build made no ${name}`);
 }

@@ -35,7 +35,9 @@ const smtpUrl = text.refine((value) => /^smtps?:\/\/[^/]/i.test(value) && isRead
 const mailAddress = text.regex(/^([^\r\n<>]*<[^\s@<>]+@[^\s@<>]+>|[^\s@<>]+@[^\s@<>]+)$/, {
   error: 'must be an address such as "postmaster@example.org"',
 });
-const hostAndPort = text.regex(/^\S*:\d{1,5}$/, { error: 'must be "address:port"' });
+const listen = text.refine((value) => listenAddress(value) !== undefined, {
+  error: 'must be "address:port", such as "127.0.0.1:9625" or "[::1]:9625"',
+});
 const count = z.int().min(0);
 const warningAndCritical = z
   .tuple([count, count], { error: "must be two numbers: warning, critical" })
@@ -209,8 +211,16 @@ export const sections = {
     smtp_to: setting(z.array(mailAddress), [], "Receivers of alerts; best in a mailbox this host has no part in."),
   },
   status: {
-    listen: optional(hostAndPort, "127.0.0.1:9625", "Status page, /metrics and /healthz."),
-    textfile: optional(absolutePath, "/var/lib/prometheus/node-exporter/spoolsafe.prom", "Prometheus textfile."),
+    listen: optional(
+      listen,
+      "127.0.0.1:9625",
+      "Where schedule run serves a status page, /metrics and /healthz, to everybody who can reach it.",
+    ),
+    textfile: optional(
+      absolutePath,
+      "/var/lib/prometheus/node-exporter/spoolsafe.prom",
+      "Prometheus textfile; schedule run renews it each minute.",
+    ),
   },
 };
 
@@ -278,6 +288,14 @@ export function parseRate(value: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?) ?([kKMG]?i?B)\/s$/.exec(value);
   const bytes = Number(match?.[1]) * (units[match?.[2] ?? ""] ?? Number.NaN);
   return bytes >= 1 ? Math.floor(bytes) : undefined;
+}
+
+/** An address or a name and a port, of "127.0.0.1:9625", "[::1]:9625" or ":9625", which is loopback. */
+export function listenAddress(value: string): { readonly host: string; readonly port: number } | undefined {
+  const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):(\d{1,5})$/.exec(value);
+  const port = Number(match?.[3]);
+  if (match === null || !(port >= 1 && port <= 65_535)) return undefined;
+  return { host: match[1] ?? (match[2] || "127.0.0.1"), port };
 }
 
 /** Also its user and password, where characters that mean something in a URL are to be written as %40. */

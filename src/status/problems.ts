@@ -64,12 +64,30 @@ function repositoryProblems(
   limits: StatusLimits,
 ): StatusProblem[] {
   const none = hosts.length === 0 ? [noSnapshots(host)] : [];
-  const damage = "spoolsafe verify --all says more; another copy of the repository may still have it";
-  return [
-    ...none,
-    ...faults.map((fault) => critical("repository", fault, damage)),
-    ...hosts.flatMap((one) => hostProblems(one, limits)),
-  ];
+  return [...none, ...faults.map(fault), ...hosts.flatMap((one) => hostProblems(one, limits))];
+}
+
+/**
+ * What a repository that was asked for a page says: of this host and of all of it, and of the backups of other hosts. No
+ * snapshot at all is a problem only where nobody here makes any.
+ */
+export function judgeRepository(
+  { hosts, faults }: NonNullable<StatusFacts["repository"]>,
+  { host, backupExpected }: Pick<StatusFacts, "host" | "backupExpected">,
+  limits: StatusLimits,
+): { readonly own: readonly StatusProblem[]; readonly elsewhere: readonly StatusProblem[] } {
+  const others = hosts.filter((one) => one.host !== host);
+  const ours = hosts.filter((one) => one.host === host);
+  const none = hosts.length === 0 && !backupExpected ? [noSnapshots(host)] : [];
+  return {
+    own: [...none, ...faults.map(fault), ...ours.flatMap((one) => hostProblems(one, limits))],
+    elsewhere: others.flatMap((one) => hostProblems(one, limits)),
+  };
+}
+
+function fault(problem: string): StatusProblem {
+  const remedy = "spoolsafe verify --all says more; another copy of the repository may still have it";
+  return critical("repository", problem, remedy);
 }
 
 function hostProblems({ host, lastBackup, untrusted, future }: HostStatus, limits: StatusLimits): StatusProblem[] {
