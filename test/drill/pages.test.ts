@@ -73,12 +73,13 @@ describe("the page", () => {
       "mx1.example.org",
       "The mail would have been saved",
       "target 30 min 00 s: met",
-      "1000 of 1000",
+      "1000 of 1002",
     ]) {
       expect(page).toContain(said);
     }
     expect(page).toContain("1000 restored = 993 listed by postqueue + 7 in maildrop");
-    expect(page).toContain("1000 restored = 968 delivered into the sink + 5 expired + 27 kept on hold");
+    expect(page).toContain("1002 in the manifest = 1000 restored + 2 with nobody left to serve");
+    expect(page).toContain("1000 promised to somebody = 1000 delivered into the sink");
     expect(page).toContain("Operator");
   });
 
@@ -114,6 +115,7 @@ describe("the page", () => {
 
   test("is drawn for a drill that got nowhere", () => {
     const nothing = {
+      finished: 0,
       manifest: 0,
       restored: 0,
       readable: 0,
