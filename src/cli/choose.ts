@@ -10,9 +10,27 @@ import { noticeChains, seenBefore } from "./look.ts";
  * @throws OperatorError `usage` or `failed` when it means none or several
  */
 export async function chooseSnapshot(context: Context, repository: Repository, spec: string): Promise<SignedSnapshot> {
-  const { snapshots, damaged } = await readableSnapshots(context, repository);
+  return (await chooseInChain(context, repository, spec)).signed;
+}
+
+/** A snapshot that was chosen, and what is wrong with the chain of its writer: each in a sentence. */
+export interface ChosenInChain {
+  readonly signed: SignedSnapshot;
+  readonly problems: readonly string[];
+}
+
+/** As `chooseSnapshot` does. */
+export async function chooseInChain(context: Context, repository: Repository, spec: string): Promise<ChosenInChain> {
+  const { snapshots, damaged, findings } = await readableSnapshots(context, repository);
   refuseDamaged(spec, snapshots, damaged);
-  return selectSnapshot(spec, snapshots, { host: context.globals.host, ownHost: await ownHost(context, snapshots) });
+  const meant = { host: context.globals.host, ownHost: await ownHost(context, snapshots) };
+  const signed = selectSnapshot(spec, snapshots, meant);
+  const { writer } = signed.snapshot;
+  const problems = [
+    ...damaged.filter(({ ref }) => ref.writer === writer).map(({ error }) => error.message),
+    ...findings.filter((finding) => finding.writer === writer).map(({ problem }) => problem),
+  ];
+  return { signed, problems };
 }
 
 /**
@@ -52,8 +70,8 @@ export async function readableSnapshots(context: Context, repository: Repository
     render.line({ type: "damaged", message, hints });
     render.warn(message);
   }
-  await noticeChains(context, repository, seen, found.snapshots, found.damaged);
-  return found;
+  const findings = await noticeChains(context, repository, seen, found.snapshots, found.damaged);
+  return { ...found, findings };
 }
 
 /** What this host is called in snapshots. Postfix is asked only where it makes a difference, and need not be here. */

@@ -1,5 +1,13 @@
 import { errnoOf } from "../errors.ts";
-import { type ChainLink, checkChains, loadSeen, lookedAt, type Seen, saveSeen } from "../repository/chain.ts";
+import {
+  type ChainFinding,
+  type ChainLink,
+  checkChains,
+  loadSeen,
+  lookedAt,
+  type Seen,
+  saveSeen,
+} from "../repository/chain.ts";
 import type { DamagedRecord, Repository, SignedSnapshot } from "../repository/repository.ts";
 import type { Context } from "./context.ts";
 
@@ -15,6 +23,8 @@ export function seenBefore({ stateDirectory }: Context, repository: Repository):
  * Compare what a listing shows with what this host had seen before it, and remember it: a missing, replaced or replayed
  * snapshot is a warning in every command that looks, and a failure in `verify`. An ordinary user, who may not write to the
  * state directory, looks without remembering.
+ *
+ * @returns what is wrong
  */
 export async function noticeChains(
   context: Context,
@@ -22,10 +32,10 @@ export async function noticeChains(
   seen: Seen | undefined,
   snapshots: readonly SignedSnapshot[],
   damaged: readonly DamagedRecord[],
-): Promise<void> {
+): Promise<ChainFinding[]> {
   const { render, signal, stateDirectory } = context;
   const trusted = await context.trustedKeys();
-  if (trusted.fingerprints.length === 0) return;
+  if (trusted.fingerprints.length === 0) return [];
   const links = [...believed(trusted, snapshots), ...damaged.map(({ ref }) => ({ ...ref, previous: undefined }))];
   const removed = (await repository.trustedRemovals(trusted, signal)).flatMap(({ removal }) => removal.snapshots);
   const findings = checkChains(links, removed, seen ?? new Map());
@@ -33,6 +43,7 @@ export async function noticeChains(
   if (findings.length > 0)
     render.note("`spoolsafe verify --all` says more; another copy of the repository may still have them");
   if (seen !== undefined) permitted(() => saveSeen(stateDirectory, repository.id, lookedAt(seen, links, findings)));
+  return findings;
 }
 
 function believed(

@@ -312,15 +312,27 @@ export function buildProgram(perform: Perform) {
 
   const drill = program
     .command("drill")
-    .description("Reports of recovery drills: what there is, one of them, and whether they are what was signed.")
+    .description(
+      "Rehearse a recovery: restore a snapshot into a throw-away Postfix nothing can leave, prove it, measure it. Exit 1 if not.",
+    )
+    .argument("[snap]", "id, unique prefix, latest, latest~N or @TIME", "latest")
+    .option("--deliver", "also let all mail go into the drill's own sink, and compare what comes out")
+    .option("--report <file>", "also write the report there, as one HTML page")
+    .option("--work-directory <dir>", "make the throw-away Postfix below this directory", "/var/tmp")
     .addHelpText(
       "after",
       examples(
+        "spoolsafe drill",
+        "spoolsafe drill latest --deliver --report drill.html",
+        "spoolsafe drill 44e8753a --deliver --work-directory /srv",
         "spoolsafe drill list",
         "spoolsafe drill show latest --format html > drill.html",
         "spoolsafe drill verify --all",
         "spoolsafe drill verify ./report.html",
       ),
+    )
+    .action((snap, options) =>
+      start(async (context) => (await import("./commands/drill.ts")).run(context, snap, options)),
     );
   drill
     .command("list")
@@ -516,6 +528,35 @@ export function buildProgram(perform: Perform) {
     .addOption(new Option("--set <name=value>", "give a variable a value; may be given again").argParser(collect))
     .action((id, options) =>
       start(async (context) => (await import("./commands/runbook-plan.ts")).run(context, id, options)),
+    );
+  runbook
+    .command("run")
+    .description(
+      "Run it step by step: each is asked for by its risk, journalled before it is begun, done when verified.",
+    )
+    .argument("<id>", "09, RB-09, 09-stuck-hold, or a file")
+    .addOption(new Option("--set <name=value>", "give a variable a value; may be given again").argParser(collect))
+    .option("--answers <file>", 'answers by step in TOML: release = "yes", "skip: why", or the name of this host')
+    .option("--from <step>", "begin at this step, by name or number; those before are skipped")
+    .addHelpText(
+      "after",
+      examples(
+        "spoolsafe runbook run 09",
+        "spoolsafe runbook run 01 --set SNAPSHOT=latest",
+        "spoolsafe runbook run 07 --yes --answers /root/answers.toml",
+      ),
+    )
+    .action((id, options) =>
+      start(async (context) => (await import("./commands/runbook-run.ts")).run(context, id, options)),
+    );
+  runbook
+    .command("resume")
+    .description("Go on with a run that was stopped or killed: what was begun is verified before it is run again.")
+    .argument("<run>", "its name, or the beginning of it")
+    .option("--answers <file>", "as for run")
+    .addHelpText("after", examples("spoolsafe runbook resume 20261124T020000-5f3a9c01"))
+    .action((name, options) =>
+      start(async (context) => (await import("./commands/runbook-resume.ts")).run(context, name, options)),
     );
   runbook
     .command("paper")

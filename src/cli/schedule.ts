@@ -7,9 +7,9 @@ import { hostTimezone, makeCalendar } from "../schedule/expression.ts";
 import { jitterOf } from "../schedule/jitter.ts";
 import type { Context } from "./context.ts";
 
-/** Jobs a schedule can name, in the order they are shown; those without a command can't be run yet. */
+/** Jobs a schedule can name, in the order they are shown. */
 const schedulable = ["backup", "verify", "drill", "prune"] as const satisfies readonly JobName[];
-export const jobsWithCommand: readonly JobName[] = ["backup", "verify", "prune"];
+export const jobsWithCommand: readonly JobName[] = ["backup", "verify", "drill", "prune"];
 
 /** Those that write to queue or repository would wait for one lock; those that read would load the host together. */
 const lanes: Readonly<Record<(typeof schedulable)[number], string>> = {

@@ -14,27 +14,29 @@ export interface Term {
 
 /** Where every message of the manifest has ended up, counted in independent ways. */
 export function accountingOf({ messages, delivered }: Pick<DrillReport, "messages" | "delivered">): Equation[] {
-  const { manifest, restored, readable, identical, inQueue, maildrop } = messages;
+  const { manifest, finished, restored, readable, identical, inQueue, maildrop } = messages;
   const total = { what: "restored", count: restored };
   return [
-    equation({ what: "in the manifest", count: manifest }, [total]),
+    equation({ what: "in the manifest", count: manifest }, [
+      total,
+      ...(finished === 0 ? [] : [{ what: "with nobody left to serve", count: finished }]),
+    ]),
     equation(total, [
       { what: "listed by postqueue", count: inQueue },
       { what: "in maildrop", count: maildrop },
     ]),
     equation(total, [{ what: "byte for byte as the manifest says", count: identical }]),
     equation(total, [{ what: "read by postcat", count: readable }]),
-    ...(delivered === null ? [] : deliveries(total, delivered)),
+    ...(delivered === null ? [] : deliveries(delivered)),
   ];
 }
 
-function deliveries(restored: Term, delivered: NonNullable<DrillReport["delivered"]>): Equation[] {
-  const { messages, recipients, identical, promised, kept, expired } = delivered;
+function deliveries(delivered: NonNullable<DrillReport["delivered"]>): Equation[] {
+  const { messages, recipients, identical, promised, kept } = delivered;
   return [
-    equation(restored, [
+    equation({ what: "promised to somebody", count: promised.messages }, [
       { what: "delivered into the sink", count: messages },
-      { what: "expired", count: expired.length },
-      { what: "kept on hold", count: kept },
+      ...(kept === 0 ? [] : [{ what: "kept on hold", count: kept }]),
     ]),
     equation({ what: "delivered into the sink", count: messages }, [
       { what: "byte for byte as promised", count: identical },

@@ -174,7 +174,7 @@ function delivered({ delivered, messages }: DrillReport): Markup {
   if (delivered === null) return markup`<p class="faint">${held} Nothing was delivered in this drill.</p>`;
   const { expired, deviating } = delivered;
   return markup`<p class="faint">${held}</p>
-${expired.length === 0 ? null : markup`<p>Expired, returned by Postfix and not delivered (${expired.length}): ${expired.map((id) => markup`<code>${id}</code> `)}</p>`}
+${expired.length === 0 ? null : markup`<p>Past their lifetime, which a real release tries once and then returns (${expired.length}): ${expired.map((id) => markup`<code>${id}</code> `)}</p>`}
 ${deviating.length === 0 ? null : markup`<ul class="checks">${deviating.map(({ queueId, detail }) => markup`<li class="bad"><code>${queueId}</code> ${detail}</li>`)}</ul>`}`;
 }
 

@@ -135,7 +135,7 @@ function delivered({ delivered, messages }: DrillReport): string[] {
     ...(delivered.expired.length === 0
       ? []
       : [
-          `Expired, returned by Postfix and not delivered (${delivered.expired.length}): ${delivered.expired.map(plain).join(" ")}`,
+          `Past their lifetime, which a real release tries once and then returns (${delivered.expired.length}): ${delivered.expired.map(plain).join(" ")}`,
         ]),
     ...(delivered.deviating.length === 0
       ? []

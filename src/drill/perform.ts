@@ -396,6 +396,7 @@ class Drill {
     const sum = (count: (one: Restored) => number) => this.#restored.reduce((total, one) => total + count(one), 0);
     return {
       manifest: this.#rehearsals.reduce((total, { entries }) => total + entries.length, 0),
+      finished: sum(({ plan }) => plan.skip.filter(isFinished).length),
       restored: sum(({ report }) => report.restored),
       readable: sum(({ queue: { placed, unreadable } }) => placed.length - unreadable.length),
       identical: sum(({ queue }) => queue.placed.length),
@@ -421,6 +422,11 @@ class Drill {
       deviating: this.#reckonings.flatMap(({ deviating }) => deviating),
     };
   }
+}
+
+/** Nobody is left to deliver it to, by the snapshot's own marks. */
+function isFinished({ message }: RestorePlan["skip"][number]): boolean {
+  return message.recipients.every(({ done }) => done);
 }
 
 function target(wantedMs: number | undefined, tookMs: number | null): DrillTarget | null {

@@ -102,6 +102,7 @@ export function reckon(promises: readonly Promised[], deliveries: readonly Deliv
     const left = open.left(number);
     return left.length === 0 ? [] : [{ promise, left }];
   });
+  const came = new Set(strays.map(({ delivery, recipient }) => pairKey(delivery.sender, recipient)));
   const count = (each: readonly Promised[]) => each.reduce((sum, { recipients }) => sum + recipients.length, 0);
   const missing = unkept.reduce((sum, { left }) => sum + left.length, 0);
   return {
@@ -109,7 +110,7 @@ export function reckon(promises: readonly Promised[], deliveries: readonly Deliv
     recipients: count(due) - missing,
     identical: due.length - unkept.length,
     promised: { messages: due.length, recipients: count(due) },
-    deviating: [...unkept.map((one) => unkeptDetail(one, strays)), ...strayDetails(strays, unkept)],
+    deviating: [...unkept.map((one) => unkeptDetail(one, came)), ...strayDetails(strays, unkept)],
     notices,
   };
 }
@@ -165,22 +166,26 @@ function copyKey(digest: string, sender: string, recipient: string): string {
 type Stray = { readonly delivery: Delivery; readonly recipient: string };
 type Unkept = { readonly promise: Promised; readonly left: readonly string[] };
 
-function unkeptDetail({ promise, left }: Unkept, strays: readonly Stray[]): Reckoning["deviating"][number] {
-  const changed = strays.filter(({ delivery, recipient }) => isLike(delivery, recipient, { promise, left })).length;
-  const detail =
-    changed > 0
-      ? `${left.length} of ${promise.recipients.length} recipients got another text than it has`
-      : `${left.length} of ${promise.recipients.length} recipients got nothing`;
-  return { queueId: promise.queueId, detail };
-}
-
-function isLike({ sender }: Delivery, recipient: string, { promise, left }: Unkept): boolean {
-  return sender === promise.sender && left.includes(recipient);
+/** @param came whom something came out for, by sender and recipient, that kept no promise */
+function unkeptDetail({ promise, left }: Unkept, came: ReadonlySet<string>): Reckoning["deviating"][number] {
+  const of = `${left.length} of ${promise.recipients.length} recipients`;
+  const changed = left.some((recipient) => came.has(pairKey(promise.sender, recipient)));
+  return {
+    queueId: promise.queueId,
+    detail: changed ? `${of} got another text than it has` : `${of} got nothing`,
+  };
 }
 
 /** What came out and was promised to nobody, or had come before. */
 function strayDetails(strays: readonly Stray[], unkept: readonly Unkept[]): Reckoning["deviating"] {
-  const alone = strays.filter(({ delivery, recipient }) => !unkept.some((one) => isLike(delivery, recipient, one)));
+  const missed = new Set(
+    unkept.flatMap(({ promise, left }) => left.map((recipient) => pairKey(promise.sender, recipient))),
+  );
+  const alone = strays.filter(({ delivery, recipient }) => !missed.has(pairKey(delivery.sender, recipient)));
   if (alone.length === 0) return [];
   return [{ queueId: "", detail: `${alone.length} copies came out that were not promised, or twice` }];
+}
+
+function pairKey(sender: string, recipient: string): string {
+  return `${sender}\0${recipient}`;
 }

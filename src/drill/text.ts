@@ -23,7 +23,7 @@ export function renderText({ drill, key }: SignedDrill): string {
       : [
           [
             "delivered",
-            `${delivered.identical} of ${delivered.promised.messages} as promised, ${delivered.recipients} recipients, ${delivered.expired.length} expired`,
+            `${delivered.identical} of ${delivered.promised.messages} as promised, ${delivered.recipients} recipients, ${delivered.expired.length} past their lifetime`,
           ] as const,
         ]),
     ["isolation", `${isolation.outsideConnections ?? "uncounted"} connections tried outside loopback`],

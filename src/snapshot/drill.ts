@@ -99,6 +99,8 @@ export interface DrillFacts {
   readonly messages: {
     /** In the manifest, with mail of maildrop. */
     readonly manifest: number;
+    /** Of these: everybody had been served, so that there is nothing to restore. */
+    readonly finished: number;
     readonly restored: number;
     /** That postcat -q reads. */
     readonly readable: number;
@@ -128,7 +130,7 @@ export interface DrillFacts {
     readonly promised: { readonly messages: number; readonly recipients: number };
     /** Messages that stay, on purpose: held by an administrator, in doubt. */
     readonly kept: number;
-    /** Queue ids of messages past their lifetime, which Postfix returned instead. */
+    /** Queue ids of messages past their lifetime: a real release tries them once and returns them if that fails. */
     readonly expired: readonly string[];
     readonly deviating: readonly { readonly queueId: string; readonly detail: string }[];
   } | null;

@@ -344,6 +344,7 @@ const drillSchema = z.strictObject({
   isolation: z.strictObject({ proofs: z.array(check), outsideConnections: count.nullable() }),
   messages: z.strictObject({
     manifest: count,
+    finished: count,
     restored: count,
     readable: count,
     identical: count,
