@@ -1,4 +1,5 @@
 import { createInterface } from "node:readline/promises";
+import { Writable } from "node:stream";
 import { OperatorError } from "../errors.ts";
 
 /**
@@ -20,5 +21,39 @@ export async function confirm(question: string, yes: boolean, signal: AbortSigna
     return /^y(es)?$/i.test(answer.trim());
   } finally {
     terminal.close();
+  }
+}
+
+export interface LineQuestion {
+  readonly text: string;
+  /** What is typed is not shown. */
+  readonly secret: boolean;
+  /** The question is out of date. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Ask for a line. Null when nobody is there, the terminal is lost meanwhile, or the signal aborts; `interrupt` at Ctrl-C.
+ */
+export async function askLine({ text, secret, signal }: LineQuestion): Promise<string | null> {
+  if (!process.stdin.isTTY || !process.stderr.isTTY || process.stdin.readableEnded) return null;
+  if (secret) process.stderr.write(text);
+  const output = secret ? new Writable({ write: (_chunk, _encoding, done) => done() }) : process.stderr;
+  const terminal = createInterface({ input: process.stdin, output, terminal: true });
+  let lost = (_error: Error): void => {};
+  // A terminal that is gone tells so once more when it is next looked at.
+  if (process.stdin.listenerCount("error") === 0) process.stdin.on("error", () => {});
+  try {
+    return await new Promise<string | null>((resolve) => {
+      lost = () => resolve(null);
+      process.stdin.on("error", lost);
+      terminal.on("SIGINT", () => resolve("interrupt"));
+      terminal.on("close", () => resolve(null));
+      terminal.question(secret ? "" : text, signal === undefined ? {} : { signal }).then(resolve, () => resolve(null));
+    });
+  } finally {
+    terminal.close();
+    process.stdin.off("error", lost);
+    if (secret) process.stderr.write("\n");
   }
 }

@@ -45,7 +45,8 @@ export class Render {
     for (const stream of [this.#stdout, this.#stderr]) {
       stream.on("error", (error: NodeJS.ErrnoException) => {
         this.#closed.add(stream);
-        if (error.code !== "EPIPE") throw error;
+        // EIO: the terminal was closed.
+        if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
       });
     }
   }
