@@ -27,6 +27,7 @@ import { type HeldLock, tryLock } from "../system/lock.ts";
 import type { ByteKeeper, CaptureProblem } from "./capture.ts";
 import { entriesOf, type PartPlan, planPart, type Stored } from "./entries.ts";
 import { type CapturedInstance, captureInstance, type InstanceEvent } from "./instance.ts";
+import type { PrintedSheet } from "./sheets.ts";
 import { sparsePacks, withoutPacks } from "./sparse-packs.ts";
 
 /** What the backup tells while it runs; the command line words them. */
@@ -60,6 +61,8 @@ export interface BackupRequest {
   readonly drainMs: number;
   /** Further paths to keep with the configuration. */
   readonly include: readonly string[];
+  /** Printed runbooks, kept with the first instance; default: none. */
+  readonly sheets?: readonly PrintedSheet[];
   readonly mailServices: boolean;
   readonly processors: number;
   /** Most sealed bytes a second to the store, or undefined for as fast as it goes. */
@@ -267,10 +270,17 @@ async function captureAll(request: BackupRequest, store: Store, started: number)
     request.report({ type: "listed", messages: countMessages(request.instances) });
     for (const [index, instance] of request.instances.entries()) {
       // What belongs to the host and not to an instance is kept once, with the first.
-      const host = index === 0 ? request : { include: [], mailServices: false };
-      const { include, mailServices } = host;
+      const host = index === 0 ? request : { include: [], mailServices: false, sheets: [] };
+      const { include, mailServices, sheets = [] } = host;
       captured.push(
-        await captureInstance(instance, keeper, { ...request, include, mailServices, run, startedAt: started / 1000 }),
+        await captureInstance(instance, keeper, {
+          ...request,
+          include,
+          mailServices,
+          sheets,
+          run,
+          startedAt: started / 1000,
+        }),
       );
     }
     await writer.finish();

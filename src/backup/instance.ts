@@ -32,6 +32,7 @@ import {
 } from "./configuration.ts";
 import { captureDeferredOnHold, captureFrozen, type HoldContext, type HoldTotals } from "./hold.ts";
 import { mtimeOf } from "./read-message.ts";
+import { type PrintedSheet, sheetFiles } from "./sheets.ts";
 
 export type InstanceEvent =
   | CaptureProgress
@@ -58,6 +59,7 @@ export interface InstanceRequest {
   readonly barrierMs: number;
   readonly drainMs: number;
   readonly include: readonly string[];
+  readonly sheets: readonly PrintedSheet[];
   readonly mailServices: boolean;
   readonly clock: Clock;
   readonly signal: AbortSignal;
@@ -105,7 +107,7 @@ export async function captureInstance(
     },
     signal: request.signal,
   });
-  const files = await keepFiles(configuration, keeper, fileProblem);
+  const files = await keepFiles([...configuration, ...sheetFiles(request.sheets)], keeper, fileProblem);
   const capture = new Capture({
     instance,
     keeper,

@@ -5,7 +5,7 @@ import type { PostfixInstance } from "../postfix/instance.ts";
 import { type PostfixParameters, parseParameters, parseServices, readParameters } from "../postfix/parameters.ts";
 import { loadManifest } from "../repository/manifest-reader.ts";
 import type { Repository } from "../repository/repository.ts";
-import type { FileEntry, Manifest, StoredFile } from "../snapshot/manifest.ts";
+import { type FileEntry, isOfHostTree, type Manifest, type StoredFile } from "../snapshot/manifest.ts";
 import { SavedTree } from "../snapshot/saved-tree.ts";
 import type { SnapshotInstance } from "../snapshot/snapshot.ts";
 import { bad, type Finding, good } from "./finding.ts";
@@ -126,7 +126,7 @@ export function readSettings(
       const here = await readParameters(target.configDirectory, signal);
       const files = manifest.files.filter(({ instance }) => instance === null || instance === source.name);
       const reports = files.filter(({ area, instance }) => area === "report" && instance === source.name);
-      const tree = new SavedTree(files.filter(({ area }) => area !== "report" && area !== "evidence"));
+      const tree = new SavedTree(files.filter(({ area }) => isOfHostTree(area)));
       return { source, target, here, tree, saved: await savedParameters(reports, source, here, saved) };
     }),
   );

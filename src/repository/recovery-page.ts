@@ -70,6 +70,8 @@ WHAT TO DO
 
       sh recover.sh config
 
+    WORK/config/-/runbook has printed procedures for what comes next, such as 01-primary-lost.txt.
+
  6. The queue. Postfix must be installed, STOPPED, and its queue EMPTY; the script checks that:
 
       CONFIG=/etc/postfix sh recover.sh spool

@@ -9,7 +9,7 @@ import { lackingTypes, settingsOf } from "../postfix/map-types.ts";
 import { compiledFiles, type NamedFile } from "../postfix/maps.ts";
 import { type PostfixParameters, type Scope, scopes } from "../postfix/parameters.ts";
 import { compareVersions } from "../postfix/version.ts";
-import type { FileEntry, StoredFile } from "../snapshot/manifest.ts";
+import { type FileEntry, isOfHostTree, type StoredFile } from "../snapshot/manifest.ts";
 import { SavedTree } from "../snapshot/saved-tree.ts";
 import type { SnapshotInstance } from "../snapshot/snapshot.ts";
 import { groupId, userId } from "../system/accounts.ts";
@@ -98,8 +98,7 @@ export async function gather(request: ConfigurationRequest): Promise<Gathered> {
   realDirectory(request.configDirectory);
   const here = await settingsHere(resolve(request.configDirectory), request.signal);
   const entries = manifest.files.filter(
-    ({ area, instance: owner }) =>
-      area !== "report" && area !== "evidence" && (owner === null || owner === request.instance),
+    ({ area, instance: owner }) => isOfHostTree(area) && (owner === null || owner === request.instance),
   );
   const files = new SnapshotFiles(entries, request);
   const main = (await files.read(posix.join(instance.configDirectory, "main.cf"))) ?? Buffer.alloc(0);

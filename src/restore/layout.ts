@@ -29,6 +29,7 @@ export interface Layout {
  *     <instance>/files/<absolute path>  what main.cf and master.cf name
  *     <instance>/reports/               what postconf said
  *     host/files/<absolute path>        what belongs to the host: mail services, included paths
+ *     runbooks/                         printed runbooks
  *
  * Pure. Nothing an entry says can lead out: names are taken apart, and a link never is a step of another entry's path.
  *
@@ -77,6 +78,8 @@ function placeOf(snapshot: Snapshot, { instance, area, path }: FileEntry): strin
       return relative([top, "reports", path]);
     case "evidence":
       return relative([top, "queue", path]);
+    case "runbook":
+      return relative(["runbooks", path]);
     case "config": {
       const directory = snapshot.instances.find(({ name }) => name === instance)?.configDirectory;
       const below = directory !== undefined && (path === directory || path.startsWith(`${directory}/`));

@@ -67,9 +67,14 @@ export interface MessageEntry {
 /**
  * What a file that is not mail was kept for. `config`: below the instance's configuration directory. `named`: named by
  * main.cf or master.cf (maps, aliases, TLS, SASL). `service`: a mail service's. `include`: asked for in our
- * configuration. `report`: what postconf said. `evidence`: corrupt/ and saved/.
+ * configuration. `report`: what postconf said. `evidence`: corrupt/ and saved/. `runbook`: a printed runbook.
  */
-export type FileArea = "config" | "named" | "service" | "include" | "report" | "evidence";
+export type FileArea = "config" | "named" | "service" | "include" | "report" | "evidence" | "runbook";
+
+/** Its paths are absolute, those of files on the source host. */
+export function isOfHostTree(area: FileArea): boolean {
+  return area !== "report" && area !== "evidence" && area !== "runbook";
+}
 
 /** A file, directory or link kept with the snapshot that is not a message. */
 export interface FileEntry {
@@ -77,7 +82,7 @@ export interface FileEntry {
   /** Null for what belongs to the host and not to one instance. */
   readonly instance: string | null;
   readonly area: FileArea;
-  /** Absolute on the source host; for `report` the report's name, for `evidence` relative to the queue directory. */
+  /** Absolute on the source host; for `report` and `runbook` a name, for `evidence` relative to the queue directory. */
   readonly path: string;
   readonly type: "file" | "directory" | "link";
   readonly mode: number;
@@ -342,7 +347,7 @@ const numberPattern = z
 const idPattern = z.string().regex(/^[0-9A-Za-z_]+$/);
 const queuePattern = z.enum(messageQueues);
 const logPattern = z.enum(logKinds);
-const areaPattern = z.enum(["config", "named", "service", "include", "report", "evidence"]);
+const areaPattern = z.enum(["config", "named", "service", "include", "report", "evidence", "runbook"]);
 const typePattern = z.enum(["file", "directory", "link"]);
 const rolePattern = z.union([
   z.null(),

@@ -1,11 +1,14 @@
 import { type BackupEvent, type BackupReport, backup } from "../../backup/backup.ts";
 import { forecastBackup } from "../../backup/forecast.ts";
+import type { PrintedSheet } from "../../backup/sheets.ts";
 import { OperatorError } from "../../errors.ts";
 import type { PostfixInstance } from "../../postfix/instance.ts";
+import { takeoverSheets } from "../../runbook/takeover.ts";
 import type { CaptureMode } from "../../snapshot/snapshot.ts";
 import type { Context } from "../context.ts";
 import { configuredCopies, copyAfterBackup, requireApart } from "../copies.ts";
 import { type Leave, recorded } from "../job.ts";
+import { runbookPlaces } from "../runbooks.ts";
 import { printable, size, span, table } from "../table.ts";
 import { version } from "../version.ts";
 
@@ -54,6 +57,7 @@ async function backUp(context: Context, options: BackupOptions, leave: Leave): P
     barrierMs: 30_000,
     drainMs: 60_000,
     include: config.postfix.include,
+    sheets: sheets(context),
     mailServices: config.postfix.mail_services,
     processors: config.limits.processors,
     uploadBytesPerSecond: config.limits.upload,
@@ -70,6 +74,17 @@ async function backUp(context: Context, options: BackupOptions, leave: Leave): P
   const { messages, hold } = report.snapshot;
   leave({ snapshot: report.id, messages: messages.total, heldLongestMs: hold.longestMs });
   return report;
+}
+
+/** The mail matters more: a backup goes on without what can't be printed. */
+function sheets(context: Context): readonly PrintedSheet[] {
+  try {
+    return takeoverSheets(runbookPlaces(context));
+  } catch (error) {
+    if (!(error instanceof OperatorError)) throw error;
+    context.render.warn(`no runbooks are kept with this snapshot: ${error.message}`);
+    return [];
+  }
 }
 
 function requireRoot(): void {
