@@ -10,8 +10,10 @@ import {
   backupsKept,
   type Condition,
   conditionsOf,
+  type DueLimit,
   lockedExit,
   type Outcome,
+  type Schedules,
 } from "./conditions.ts";
 import { afterTelling, type Due, dueFor, eventOf } from "./decide.ts";
 import {
@@ -29,6 +31,7 @@ export interface AlarmOptions {
   readonly stateDirectory: string;
   readonly settings: AlertSettings;
   readonly limits: readonly AgeLimit[];
+  readonly dueLimits?: readonly DueLimit[];
   /** Asked only when there is something to tell. */
   readonly host: () => Promise<string>;
   readonly now: () => number;
@@ -76,11 +79,12 @@ export class Alarm {
    * Look whether anything is too old, failed or ended without a word, and tell it. Meant to be called each minute: it reads
    * a few small files, and does more only if there is something new. Somebody else who is telling just now is left to it.
    *
+   * @param unstarted runs that are due and can't be started, as if they had just failed
    * @throws when the state directory can't be written, after everything was told
    */
-  async raiseAges(): Promise<Alarmed> {
+  async raiseAges(unstarted: readonly Outcome[] = []): Promise<Alarmed> {
     const { now, patience = usualPatience } = this.#options;
-    return await this.#raise({ now: new Date(now()), patience, lockMs: 100, minutely: true });
+    return await this.#raise({ now: new Date(now()), patience, lockMs: 100, minutely: true, outcomes: unstarted });
   }
 
   /**
@@ -92,7 +96,7 @@ export class Alarm {
     // Somebody who is telling at this moment is waited for.
     const lockMs = patience.timeoutMs * patience.tries;
     const now = new Date(this.#options.now());
-    return await this.#raise({ now, patience, lockMs, minutely: false, outcome, heartbeat });
+    return await this.#raise({ now, patience, lockMs, minutely: false, outcomes: [outcome], heartbeat });
   }
 
   async #raise(round: Round): Promise<Alarmed> {
@@ -129,12 +133,13 @@ export class Alarm {
   }
 
   /** The state as it is now, and nobody told of it yet. */
-  #look(before: AlertState, { now, outcome, heartbeat }: Round): AlertState {
-    const { stateDirectory, limits, settings } = this.#options;
-    const records = jobNames.map((job) => withOutcome(recordOf(stateDirectory, job), outcome));
+  #look(before: AlertState, { now, outcomes, heartbeat }: Round): AlertState {
+    const { stateDirectory, limits, dueLimits = [], settings } = this.#options;
+    const records = jobNames.map((job) => outcomes.reduce(withOutcome, recordOf(stateDirectory, job)));
     const state = {
       ...before,
-      reasons: reasonsOf(before.reasons, outcome),
+      schedules: schedulesOf(before.schedules, dueLimits, now),
+      reasons: outcomes.reduce(reasonsOf, before.reasons),
       backups: withNewest(before.backups, records),
       channels: withHeartbeat(inUse(before.channels, settings), heartbeat, now),
     };
@@ -142,6 +147,8 @@ export class Alarm {
       records,
       running: isRunning,
       limits,
+      dueLimits,
+      schedules: state.schedules,
       backups: state.backups,
       reasons: state.reasons,
       before: before.conditions,
@@ -187,7 +194,7 @@ interface Round {
   readonly lockMs: number;
   /** Comes again in a minute: waits for nobody and lets a channel that does not work rest. */
   readonly minutely: boolean;
-  readonly outcome?: Outcome | undefined;
+  readonly outcomes: readonly Outcome[];
   readonly heartbeat?: HeartbeatResult | undefined;
 }
 
@@ -211,13 +218,13 @@ function recordOf(stateDirectory: string, job: JobName): JobRecord {
     return readJob(stateDirectory, job);
   } catch {
     const nothing = { lastStart: null, lastEnd: null, lastExit: null, lastSuccess: null, lastLocked: null };
-    return { job, ...nothing, running: null, scheduled: null, detail: null };
+    return { job, ...nothing, running: null, scheduled: null, missedTarget: null, detail: null };
   }
 }
 
 /** As it would stand there if it was recorded; where the state can't be written it is not. */
-function withOutcome(record: JobRecord, outcome: Outcome | undefined): JobRecord {
-  if (outcome === undefined || outcome.job !== record.job || outcome.exit === lockedExit) return record;
+function withOutcome(record: JobRecord, outcome: Outcome): JobRecord {
+  if (outcome.job !== record.job || outcome.exit === lockedExit) return record;
   const { exit, start } = outcome;
   const good = exit === 0 || exit === 3;
   // Without an exit code and without its process: gone.
@@ -225,8 +232,16 @@ function withOutcome(record: JobRecord, outcome: Outcome | undefined): JobRecord
   return { ...record, running, lastStart: start, lastExit: exit, lastSuccess: good ? start : record.lastSuccess };
 }
 
-function reasonsOf(reasons: AlertState["reasons"], outcome: Outcome | undefined): AlertState["reasons"] {
-  if (outcome === undefined || outcome.exit === lockedExit) return reasons;
+function schedulesOf(before: Schedules, limits: readonly DueLimit[], now: Date): Schedules {
+  const entries = limits.map(({ job, schedule }) => {
+    const known = before[job];
+    return [job, known?.schedule === schedule ? known : { schedule, since: now.toISOString() }] as const;
+  });
+  return Object.fromEntries(entries);
+}
+
+function reasonsOf(reasons: AlertState["reasons"], outcome: Outcome): AlertState["reasons"] {
+  if (outcome.exit === lockedExit) return reasons;
   const { [outcome.job]: _, ...others } = reasons;
   if (outcome.message === null) return others;
   return { ...others, [outcome.job]: { start: outcome.start, message: oneLine(outcome.message) } };

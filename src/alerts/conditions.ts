@@ -7,9 +7,12 @@ import type { JobName, JobRecord } from "../jobs/record.ts";
 
 /**
  * `failed`: the last run ended badly, or is gone without an end. `incomplete`: it ended with exit 3. `old`: the last success
- * is too long ago. `empty`: nothing was backed up where there always was something.
+ * is too long ago. `empty`: nothing was backed up where there always was something. `overdue`: it was due and did not happen.
+ * `target`: it happened, and missed a target.
  */
-export type ConditionKind = "failed" | "incomplete" | "old" | "empty";
+export const conditionKinds = ["failed", "incomplete", "old", "empty", "overdue", "target"] as const;
+
+export type ConditionKind = (typeof conditionKinds)[number];
 
 export interface Condition {
   /** `backup-failed`: one of a kind at a time for each job. */
@@ -30,6 +33,20 @@ export interface AgeLimit {
   readonly job: JobName;
   readonly maxAgeMs: number;
 }
+
+/** A job that is to happen each time it is due: it says something though nothing else has changed. */
+export interface DueLimit {
+  readonly job: JobName;
+  /** Its times, as text: with other times everything that was due before is forgotten. */
+  readonly schedule: string;
+  /** The last time it was due at or before one, milliseconds since 1970. */
+  readonly lastDue: (before: number) => number | undefined;
+  /** How late it may be. */
+  readonly graceMs: number;
+}
+
+/** Since when a job has its times, RFC 3339 in UTC. */
+export type Schedules = Readonly<Partial<Record<JobName, { readonly schedule: string; readonly since: string }>>>;
 
 /** A success of the backup and how many messages it had. */
 export interface BackedUp {
@@ -57,6 +74,8 @@ export interface Situation {
   /** Whether the run that started last is still at work. */
   readonly running: (record: JobRecord) => boolean;
   readonly limits: readonly AgeLimit[];
+  readonly dueLimits: readonly DueLimit[];
+  readonly schedules: Schedules;
   /** Oldest first, the last success included. */
   readonly backups: readonly BackedUp[];
   /** What each job last failed of, as far as it is known. */
@@ -76,6 +95,7 @@ export function conditionsOf(situation: Situation): readonly Condition[] {
   const found = [
     ...situation.records.flatMap((record) => runConditions(record, situation)),
     ...situation.limits.flatMap((limit) => ageConditions(limit, situation)),
+    ...situation.dueLimits.flatMap((limit) => dueConditions(limit, situation)),
     ...emptyConditions(situation.backups),
   ];
   const now = situation.now.toISOString();
@@ -91,7 +111,8 @@ type Found = Omit<Condition, "since" | "key"> & { readonly since?: string };
 function runConditions(record: JobRecord, { running, before, reasons }: Situation): readonly Found[] {
   const { job, lastStart, lastExit } = record;
   // Of a run at work nobody knows how it ends: what was wrong stays so.
-  if (running(record)) return [before[`${job}-failed`], before[`${job}-incomplete`]].filter((one) => one !== undefined);
+  const ends = [before[`${job}-failed`], before[`${job}-incomplete`], before[`${job}-target`]];
+  if (running(record)) return ends.filter((one) => one !== undefined);
   // One that fails is not complete either.
   const incomplete = [before[`${job}-incomplete`]].filter((one) => one !== undefined);
   const reason = reasons[job]?.start === lastStart ? reasons[job]?.message : undefined;
@@ -105,6 +126,10 @@ function runConditions(record: JobRecord, { running, before, reasons }: Situatio
   const told = `(exit ${lastExit})${why === undefined ? "" : `: ${why}`}`;
   if (lastExit === 3) {
     return [{ kind: "incomplete", job, severity: "warning", message: `${job} was incomplete ${told}`, exit: 3 }];
+  }
+  if (record.missedTarget !== null) {
+    const missed = `${job} missed its target: ${record.missedTarget}`;
+    return [{ kind: "target", job, severity: "critical", message: missed, exit: lastExit }];
   }
   const message = `${job} failed ${told}`;
   return [{ kind: "failed", job, severity: "critical", message, exit: lastExit }, ...incomplete];
@@ -138,6 +163,20 @@ function ageConditions({ job, maxAgeMs }: AgeLimit, situation: Situation): reado
       : `the last ${job} that succeeded began at ${lastSuccess}`;
   const message = `${last}, ${hours(ageMs)} ago; the limit is ${hours(maxAgeMs)}`;
   return [{ kind: "old", job, severity, message, exit: null }];
+}
+
+/** One that happened and failed is told as that. */
+function dueConditions({ job, lastDue, graceMs }: DueLimit, situation: Situation): readonly Found[] {
+  const { records, running, schedules, before, now } = situation;
+  const record = records.find((one) => one.job === job);
+  if (record !== undefined && running(record)) return [before[`${job}-overdue`]].filter((one) => one !== undefined);
+  const due = lastDue(now.getTime() - graceMs);
+  const { lastSuccess = null, lastEnd = null } = record ?? {};
+  const done = [schedules[job]?.since ?? null, lastSuccess, lastEnd].map((time) => Date.parse(time ?? ""));
+  if (due === undefined || done.some((time) => time >= due)) return [];
+  const last = lastSuccess === null ? "none has ever succeeded" : `the last that succeeded began at ${lastSuccess}`;
+  const message = `${job} did not happen: it was due at ${new Date(due).toISOString()}; ${last}`;
+  return [{ kind: "overdue", job, severity: "critical", message, exit: null }];
 }
 
 function hours(ms: number): string {

@@ -92,5 +92,7 @@ const wellAgain: Readonly<Record<ConditionKind, (job: JobName) => string>> = {
   failed: (job) => `${job} did not fail any more`,
   incomplete: (job) => `${job} was not incomplete any more`,
   old: (job) => `${job} has succeeded in time`,
+  overdue: (job) => `${job} was done`,
+  target: (job) => `${job} met its targets`,
   empty: () => "backup found messages, or finding none has become usual",
 };

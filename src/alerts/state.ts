@@ -3,6 +3,7 @@ import { join } from "node:path";
 import * as z from "zod";
 import { jobNames } from "../jobs/record.ts";
 import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
+import { conditionKinds } from "./conditions.ts";
 
 /*
  * `<state>/alerts/state.json`: what is wrong, and who was told. `<state>/alerts/unsent.json`, for status: what could not be
@@ -11,7 +12,7 @@ import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
 
 const conditionSchema = z.object({
   key: z.string(),
-  kind: z.enum(["failed", "incomplete", "old", "empty"]),
+  kind: z.enum(conditionKinds),
   job: z.enum(jobNames),
   severity: z.enum(["warning", "critical"]),
   message: z.string(),
@@ -41,6 +42,7 @@ const stateSchema = z.object({
   /** When somebody looked for the first time. */
   watchedSince: z.iso.datetime(),
   conditions: z.record(z.string(), conditionSchema),
+  schedules: z.partialRecord(z.enum(jobNames), z.object({ schedule: z.string(), since: z.iso.datetime() })).default({}),
   reasons: z.partialRecord(z.enum(jobNames), z.object({ start: z.string(), message: z.string() })),
   backups: z.array(z.object({ start: z.string(), messages: z.int() })),
   channels: z.record(z.string(), channelSchema),
@@ -70,7 +72,15 @@ export function alertDirectory(stateDirectory: string): string {
 export function loadAlertState(stateDirectory: string, now: Date): AlertState {
   const parsed = stateSchema.safeParse(parseJson(textIfAny(stateFile(stateDirectory))));
   if (parsed.success) return parsed.data;
-  return { version: 1, watchedSince: now.toISOString(), conditions: {}, reasons: {}, backups: [], channels: {} };
+  return {
+    version: 1,
+    watchedSince: now.toISOString(),
+    conditions: {},
+    schedules: {},
+    reasons: {},
+    backups: [],
+    channels: {},
+  };
 }
 
 /** Durable when it returns. Makes the directory where it is missing. */

@@ -2,11 +2,12 @@ import { hostname } from "node:os";
 import { Alarm, type HeartbeatResult } from "../alerts/alarm.ts";
 import { reasonOf, shortPatience, usualPatience } from "../alerts/attempt.ts";
 import type { AlertSettings } from "../alerts/channels.ts";
-import type { AgeLimit, Outcome } from "../alerts/conditions.ts";
+import type { AgeLimit, DueLimit, Outcome } from "../alerts/conditions.ts";
 import { type Heartbeat, startHeartbeat, tellFailure } from "../alerts/heartbeat.ts";
 import type { Config } from "../config/schema.ts";
 import { type JobName, readJob } from "../jobs/record.ts";
 import type { Context } from "./context.ts";
+import { graceOf, lastDue } from "./due.ts";
 
 /** The alerts of one run. */
 export interface RunAlerts {
@@ -43,21 +44,28 @@ export function startAlerts(context: Context, job: JobName): RunAlerts {
 export interface AlertWatch {
   /** A run was killed: its heartbeat was told of its start and of nothing more. */
   killed(job: JobName): void;
+  /** A run that is due can't be started; that is told when it has lasted for some minutes, until one begins. */
+  notStarted(job: JobName, due: number, reason: string): void;
+  started(job: JobName): void;
   /** What is being told at this moment may be told again by whoever looks next. */
   stop(): void;
 }
 
 const minute = 60_000;
+/** A start is tried by the minute. */
+const lastingTimes = 3;
 
 /** Look each minute: tell what has become too old, or has failed without being able to say so. */
 export async function startAlertWatch(context: Context): Promise<AlertWatch> {
   // One for the daemon's life: it knows what it has told, also while the disk is full.
   const alarm = await makeAlarm(context);
+  const unstarted = new Map<JobName, Outcome & { readonly times: number }>();
   let looking = false;
   const look = async () => {
     if (looking) return;
     looking = true;
-    await orWarn(context, () => alarm.raiseAges());
+    const lasting = [...unstarted.values()].filter(({ times }) => times >= lastingTimes);
+    await orWarn(context, () => alarm.raiseAges(lasting));
     looking = false;
   };
   const timer = setInterval(() => void look(), minute);
@@ -67,6 +75,12 @@ export async function startAlertWatch(context: Context): Promise<AlertWatch> {
       if (pulse !== undefined) void orWarn(context, () => tellFailure(pulse.url, `${job} was killed`));
       void look();
     },
+    notStarted: (job, due, reason) => {
+      const times = (unstarted.get(job)?.times ?? 0) + 1;
+      const message = `it can't be started: ${reason}`;
+      unstarted.set(job, { job, start: new Date(due).toISOString(), exit: null, message, times });
+    },
+    started: (job) => void unstarted.delete(job),
     stop: () => clearInterval(timer),
   };
 }
@@ -85,6 +99,7 @@ async function makeAlarm(context: Context): Promise<Alarm> {
     stateDirectory,
     settings: settingsOf(config),
     limits: await ageLimits(config, stateDirectory, clock.now()),
+    dueLimits: await dueLimits(config),
     host: () => nameOf(context),
     now: () => clock.now(),
   });
@@ -137,15 +152,15 @@ function settingsOf({ alerts }: Config): AlertSettings {
 }
 
 /**
- * How old the last success of each job may be. A backup: `alerts.max_age`, where backups are taken here at all. What else is on
- * the schedule: twice the longest time between two runs of it.
+ * How old the last success of each job may be. A backup: `alerts.max_age`, where backups are taken here at all. Verify and
+ * prune, where they are on the schedule: twice the longest time between two runs of it.
  */
 async function ageLimits({ alerts, schedule }: Config, stateDirectory: string, now: number): Promise<AgeLimit[]> {
   const limits: AgeLimit[] = [];
   if (schedule.backup !== undefined || readJob(stateDirectory, "backup").lastStart !== null) {
     limits.push({ job: "backup", maxAgeMs: alerts.max_age });
   }
-  const others = (["verify", "drill", "prune"] as const).flatMap((job) => {
+  const others = (["verify", "prune"] as const).flatMap((job) => {
     const expression = schedule[job];
     return expression === undefined ? [] : [{ job, expression }];
   });
@@ -157,6 +172,22 @@ async function ageLimits({ alerts, schedule }: Config, stateDirectory: string, n
     limits.push({ job, maxAgeMs: 2 * longestGap((after) => calendar.next(after), now) });
   }
   return limits;
+}
+
+/** A drill is the one job whose absence nothing else shows: each time it is due counts. */
+async function dueLimits({ schedule }: Config): Promise<DueLimit[]> {
+  if (schedule.drill === undefined) return [];
+  const { expressionProblem, hostTimezone, makeCalendar } = await import("../schedule/expression.ts");
+  if (expressionProblem(schedule.drill) !== undefined) return [];
+  const calendar = makeCalendar(schedule.drill, schedule.timezone ?? hostTimezone());
+  return [
+    {
+      job: "drill",
+      schedule: `${calendar.expression} ${calendar.timezone}`,
+      lastDue: (before) => lastDue(calendar, before, 1)[0],
+      graceMs: graceOf(schedule),
+    },
+  ];
 }
 
 /** Between the next runs, a few of them: "on working days" has a longer gap than most. */

@@ -4,7 +4,7 @@ import { startAlerts } from "./alerting.ts";
 import type { Context } from "./context.ts";
 import { refreshTextfile } from "./status-textfile.ts";
 
-/** Leave small facts about this run for status and alerts; they are kept if it ends well. */
+/** Leave small facts about this run for status and alerts; but for `missedTarget` they are kept if it ends well. */
 export type Leave = (detail: JobDetail) => void;
 
 /**

@@ -5,6 +5,7 @@ import type { PostfixInstance } from "../postfix/instance.ts";
 import type { ScheduledJob } from "../status/local.ts";
 import type { RepositoryStatus, StatusLimits, StatusReport } from "../status/report.ts";
 import type { Context } from "./context.ts";
+import { graceOf, lastDue } from "./due.ts";
 
 export interface StatusChoice {
   /** Milliseconds: what the newest good backup may be old; the first is for a warning. Default: `alerts.max_age`. */
@@ -87,19 +88,11 @@ async function scheduleOf(context: Context): Promise<ScheduledJob[]> {
   const { hostTimezone, makeCalendar } = await import("../schedule/expression.ts");
   const timezone = context.config.schedule.timezone ?? hostTimezone();
   const now = context.clock.now();
-  return jobs.map(({ job, expression }) => ({ job, due: lastTwo(makeCalendar(expression, timezone), now) }));
-}
-
-const day = 24 * 60 * 60 * 1000;
-
-/** Looked for further and further back: most jobs run every day. */
-function lastTwo(calendar: { between(from: number, to: number): Iterable<number> }, now: number): number[] {
-  let due: number[] = [];
-  for (const back of [2, 15, 70, 800]) {
-    due = [...calendar.between(now - back * day, now)].slice(-2).reverse();
-    if (due.length === 2) return due;
-  }
-  return due;
+  const graceMs = graceOf(context.config.schedule);
+  return jobs.map(({ job, expression }) => {
+    const due = lastDue(makeCalendar(expression, timezone), now, 2);
+    return { job, schedule: `${expression} ${timezone}`, due, graceMs };
+  });
 }
 
 function changed(path: string): number | undefined {

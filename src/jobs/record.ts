@@ -15,11 +15,17 @@ export const jobNames = ["backup", "verify", "drill", "prune", "copy"] as const;
 
 export type JobName = (typeof jobNames)[number];
 
-/** Small facts a job leaves about its last success, such as a backup's `snapshot`, `messages` and `heldLongestMs`. */
+/**
+ * Small facts a job leaves about its last success, such as a backup's `snapshot`, `messages` and `heldLongestMs`. A drill that
+ * ends with 1 because it missed a target leaves that as `missedTarget`, in words.
+ */
 export type JobDetail = Readonly<Record<string, string | number | boolean | null>>;
 
 /** Exit codes that count as success: done, and done but incomplete (listed; what could be saved is saved). */
 const goodExits: readonly number[] = [0, 3];
+
+/** Exit code of a run that came to its end, and whose answer is no. */
+const noExit = 1;
 
 /** Another run held the lock: nothing was done, and it says nothing about the job. */
 const lockedExit = 11;
@@ -48,6 +54,7 @@ const recordSchema = z.object({
   lastLocked: z.string().nullable(),
   running: processSchema.nullable(),
   scheduled: scheduledSchema.nullable(),
+  missedTarget: z.string().nullable().default(null),
   detail: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()])).nullable(),
 });
 
@@ -66,6 +73,8 @@ export interface JobRecord {
   /** The process of the run that started last and was not seen to end; it may be gone (`isRunning` tells). */
   readonly running: JobProcess | null;
   readonly scheduled: ScheduledRun | null;
+  /** The target that the last run which ended has missed, in its words; null when it missed none. */
+  readonly missedTarget: string | null;
   /** What the last success left to say. */
   readonly detail: JobDetail | null;
 }
@@ -145,6 +154,7 @@ export function recordEnd(
     lastExit: exit,
     running: ours ? null : record.running,
     scheduled,
+    missedTarget: exit === noExit && typeof detail?.missedTarget === "string" ? detail.missedTarget : null,
     ...(good ? { lastSuccess: run.start, detail: detail ?? null } : {}),
   });
   if (run.job !== "backup") return;
@@ -182,6 +192,7 @@ function neverRun(job: JobName): JobRecord {
     lastLocked: null,
     running: null,
     scheduled: null,
+    missedTarget: null,
     detail: null,
   };
 }

@@ -15,8 +15,12 @@ import type { Happened, HoldStatus, JobStatus, LastBackup, LastVerify, StatusFac
 /** A job of the schedule, and when it was due last. */
 export interface ScheduledJob {
   readonly job: JobName;
+  /** Its times, as text. */
+  readonly schedule: string;
   /** The last two times it was due, the later one first, milliseconds since 1970; fewer where there were fewer. */
   readonly due: readonly number[];
+  /** How late a run may be that is made up, milliseconds. */
+  readonly graceMs: number;
 }
 
 export interface LocalLook {
@@ -42,7 +46,8 @@ export function lookAround(look: LocalLook): StatusFacts {
   const now = clock.now();
   requireReadable(stateDirectory);
   const records = jobNames.map((job) => readJob(stateDirectory, job));
-  const jobs = records.map((record) => jobStatus(record, look));
+  const alarm = alarmFacts(stateDirectory);
+  const jobs = records.map((record) => jobStatus(record, look, alarm));
   const seen = look.instances.map((instance) => lookAtInstance(instance, look));
   return {
     host,
@@ -60,6 +65,7 @@ export function lookAround(look: LocalLook): StatusFacts {
       error,
     })),
     unsentAlerts: unsentAlerts(stateDirectory),
+    emptyBackup: alarm.conditions["backup-empty"] ?? null,
     daemonFaults: daemonFaults(stateDirectory),
     instances: seen.flatMap(({ state }) => state ?? []),
     unseen: seen.flatMap(({ unseen }) => unseen ?? []),
@@ -91,10 +97,14 @@ function isBackupExpected(jobs: readonly JobStatus[], schedule: readonly Schedul
   return schedule.length === 0 || backup?.scheduled === true || (backup !== undefined && backup.lastStart !== null);
 }
 
-function jobStatus(record: JobRecord, { schedule, scheduledSince, clock }: LocalLook): JobStatus {
+function jobStatus(record: JobRecord, { schedule, scheduledSince, clock }: LocalLook, alarm: AlarmFacts): JobStatus {
   const now = clock.now();
   const running = isRunning(record);
   const scheduled = schedule.find(({ job }) => job === record.job);
+  const known = alarm.schedules[record.job];
+  // A configuration that was edited for another reason changes nothing.
+  const since =
+    known !== undefined && known.schedule === scheduled?.schedule ? Date.parse(known.since) : scheduledSince;
   return {
     job: record.job,
     lastSuccess: happened(record.lastSuccess, now),
@@ -103,18 +113,29 @@ function jobStatus(record: JobRecord, { schedule, scheduledSince, clock }: Local
     running,
     died: record.running !== null && !running,
     scheduled: scheduled !== undefined,
-    missedSince: scheduled === undefined || running ? null : missedSince(record, scheduled, scheduledSince, now),
+    missedTarget: record.missedTarget,
+    missedSince: scheduled === undefined || running ? null : missedSince(record, scheduled, since, now),
   };
 }
 
 /** Jobs that are due every few minutes may take longer than that, or wait for a lock. */
-const graceMs = 60 * 60 * 1000;
+const lateMs = 60 * 60 * 1000;
 
-/** One run may be late or still at work; when the next one is due as well and neither succeeded, it is missed. */
-function missedSince(record: JobRecord, { due }: ScheduledJob, scheduledSince: number, now: number): string | null {
+/**
+ * One run may be late or still at work; when the next one is due as well and neither succeeded, it is missed. A drill is so
+ * seldom that each counts, once nobody makes it up any more; one that failed did happen.
+ */
+function missedSince(record: JobRecord, scheduled: ScheduledJob, scheduledSince: number, now: number): string | null {
+  const { job, due, graceMs } = scheduled;
+  if (job === "drill") {
+    const last = due.find((time) => time <= now - graceMs);
+    const done = [record.lastSuccess, record.lastEnd].map((time) => Date.parse(time ?? ""));
+    const isMissed = last !== undefined && last >= scheduledSince && !done.some((time) => time >= last);
+    return isMissed ? new Date(last).toISOString() : null;
+  }
   const [, before] = due;
   const good = record.lastSuccess === null ? scheduledSince : Date.parse(record.lastSuccess);
-  if (before === undefined || before < scheduledSince || good >= before || now - good < graceMs) return null;
+  if (before === undefined || before < scheduledSince || good >= before || now - good < lateMs) return null;
   return new Date(before).toISOString();
 }
 
@@ -185,6 +206,20 @@ function holdsOf(instance: PostfixInstance, state: InstanceState, { stateDirecto
       },
     ];
   });
+}
+
+const alarmSchema = z.object({
+  conditions: z.record(z.string(), z.object({ message: z.string(), since: z.string() })),
+  schedules: z.record(z.string(), z.object({ schedule: z.string(), since: z.string() })).default({}),
+});
+
+type AlarmFacts = Readonly<z.infer<typeof alarmSchema>>;
+
+/** What those who alert have noted and a single look can't know. A file that says something else is written anew by them. */
+function alarmFacts(stateDirectory: string): AlarmFacts {
+  const text = textIfThere(join(stateDirectory, "alerts", "state.json"));
+  const parsed = alarmSchema.safeParse(parseJson(text ?? ""));
+  return parsed.success ? parsed.data : { conditions: {}, schedules: {} };
 }
 
 const unsentSchema = z.array(z.object({ time: z.string(), channel: z.string(), error: z.string() }));

@@ -18,6 +18,7 @@ import type {
 export function judge(facts: StatusFacts, limits: StatusLimits): readonly StatusProblem[] {
   const found = [
     ...(facts.repository === null ? ownBackup(facts, limits) : repositoryProblems(facts.repository, facts, limits)),
+    ...emptyBackup(facts),
     ...facts.jobs.flatMap(jobProblems),
     ...facts.holds.flatMap((hold) => holdProblems(hold, facts.jobs, limits)),
     ...facts.copies.flatMap((copy) => copyProblems(copy, facts, limits)),
@@ -110,17 +111,25 @@ function noSnapshots(host: string): StatusProblem {
   return critical("backup-never", `there is no good snapshot of ${host} in the repository`, "spoolsafe backup, there");
 }
 
+function emptyBackup({ emptyBackup: found }: StatusFacts): StatusProblem[] {
+  if (found === null) return [];
+  return [warning("backup-empty", `${found.message} (since ${found.since})`, "see what is in the queue: postqueue -p")];
+}
+
 /** Exit codes that are no failure of the job: done, and done but incomplete. */
 const incompleteExit = 3;
 
 function jobProblems(status: JobStatus): StatusProblem[] {
-  const { job, lastStart, lastExit, lastSuccess, died, running, missedSince } = status;
+  const { job, lastStart, lastExit, lastSuccess, died, running, missedSince, missedTarget } = status;
   const at = lastStart === null ? "" : ` at ${lastStart.time}`;
   const good = lastSuccess === null ? "none has ever ended well" : `the last good one began ${lastSuccess.time}`;
   const problems: StatusProblem[] = [];
   if (died) {
     const told = `the last ${job}, begun${at}, ended without a word (killed, or the host went down); ${good}`;
     problems.push(warning(`${job}-died`, told, `spoolsafe ${job}`));
+  } else if (!running && missedTarget !== null) {
+    const told = `the last ${job}${at} missed its target: ${missedTarget}`;
+    problems.push(critical(`${job}-target`, told, `spoolsafe ${job} list and show: see which phase took so long`));
   } else if (!running && lastExit !== null && lastExit !== 0) {
     const incomplete = lastExit === incompleteExit;
     const told = incomplete
@@ -130,7 +139,10 @@ function jobProblems(status: JobStatus): StatusProblem[] {
       warning(`${job}-${incomplete ? "incomplete" : "failed"}`, told, `its log says why, or spoolsafe ${job}`),
     );
   }
-  if (missedSince !== null) {
+  if (missedSince !== null && job === "drill") {
+    const told = `the drill due ${missedSince} did not happen, and ${good}`;
+    problems.push(critical("drill-overdue", told, "spoolsafe drill, then see why it did not run"));
+  } else if (missedSince !== null) {
     const told = `${job} has missed its schedule: due ${missedSince} and again since, and ${good}`;
     problems.push(warning(`${job}-missed`, told, `is what should start it running? spoolsafe ${job} makes up for it`));
   }

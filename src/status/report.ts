@@ -34,8 +34,13 @@ export interface JobStatus {
   readonly died: boolean;
   /** The schedule names this job. */
   readonly scheduled: boolean;
-  /** A run that was due and did not succeed, and neither did the one due after it; RFC 3339. Null: all is well. */
+  /**
+   * A run that was due and did not succeed, and neither did the one due after it; a drill that was due and did not happen;
+   * RFC 3339. Null: all is well.
+   */
   readonly missedSince: string | null;
+  /** The target that the last run missed, in words; null when it missed none. */
+  readonly missedTarget: string | null;
 }
 
 /** Messages on hold because of us, of one kind, run and instance. */
@@ -112,6 +117,8 @@ export interface StatusFacts {
   /** Further repositories by how they stand; none where nothing is copied anywhere. */
   readonly copies: readonly CopyStatus[];
   readonly unsentAlerts: readonly UnsentAlert[];
+  /** The newest backup had no message, and all before it had some; null otherwise. */
+  readonly emptyBackup: { readonly message: string; readonly since: string } | null;
   readonly daemonFaults: readonly DaemonFault[];
   readonly instances: readonly InstanceState[];
   /** What should have been looked at and could not be. */
@@ -139,6 +146,7 @@ export const problemNames = [
   "backup-never",
   "backup-age",
   "backup-future",
+  "backup-empty",
   "repository",
   "repository-unreachable",
   "untrusted",
@@ -155,7 +163,7 @@ export const problemNames = [
   "textfile",
 ] as const;
 
-export type ProblemName = (typeof problemNames)[number] | `${JobName}-${"died" | "failed" | "incomplete" | "missed"}`;
+export type ProblemName = (typeof problemNames)[number] | `${JobName}-${"died" | "failed" | "incomplete" | "missed" | "overdue" | "target"}`;
 
 export interface StatusProblem {
   readonly severity: "warning" | "critical";

@@ -382,3 +382,44 @@ test("nothing configured: what is wrong is known, and nobody told", async () => 
   expect(told).toBe(0);
   expect(existsSync(join(state, "alerts/unsent.json"))).toBe(true);
 });
+
+test("a run that can't be started is told as failed, until it begins", async () => {
+  await using webhook = await Listener.start();
+  const it = alarm({ webhookUrl: webhook.url("/hook") });
+  await runs(it, 0);
+  const start = new Date(now).toISOString();
+  const unstarted = [{ job: "backup" as const, start, exit: null, message: "it can't be started: the disk is full" }];
+  now += minute;
+  await it.raiseAges(unstarted);
+  now += minute;
+  await it.raiseAges(unstarted);
+  await runs(it, 0);
+  expect(events(webhook)).toEqual(["backup-failed raised", "backup-failed resolved"]);
+  expect(webhook.heard[0]?.body).toContain("it can't be started: the disk is full");
+});
+
+test("since when a drill has its times is remembered, and begins anew with others", async () => {
+  await using webhook = await Listener.start();
+  const due = start + hour;
+  const at = (schedule: string) => {
+    const lastDue = (before: number) => (before >= due ? due : undefined);
+    return alarm(
+      { webhookUrl: webhook.url("/hook") },
+      { limits: [], dueLimits: [{ job: "drill", schedule, lastDue, graceMs: hour }] },
+    );
+  };
+  await at("monthly").raiseAges();
+  now = due + 2 * hour;
+  await at("daily").raiseAges();
+  expect(events(webhook)).toEqual([]);
+  await at("monthly").raiseAges();
+  expect(events(webhook)).toEqual([]);
+  rmSync(join(state, "alerts/state.json"));
+  now = start;
+  await at("monthly").raiseAges();
+  now = due + 2 * hour;
+  await at("monthly").raiseAges();
+  expect(events(webhook)).toEqual(["drill-overdue raised"]);
+  await runs(at("monthly"), 1, { job: "drill" });
+  expect(events(webhook).slice(1).sort()).toEqual(["drill-failed raised", "drill-overdue resolved"]);
+});

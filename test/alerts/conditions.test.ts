@@ -13,6 +13,7 @@ const never: JobRecord = {
   lastLocked: null,
   running: null,
   scheduled: null,
+  missedTarget: null,
   detail: null,
 };
 const good: JobRecord = {
@@ -28,6 +29,8 @@ function find(record: Partial<JobRecord>, situation: Partial<Situation> = {}) {
     records: [{ ...good, ...record }],
     running: () => false,
     limits: [{ job: "backup", maxAgeMs: 26 * 3_600_000 }],
+    dueLimits: [],
+    schedules: {},
     backups: [],
     reasons: {},
     before: {},
@@ -96,6 +99,48 @@ describe("age", () => {
   });
 
   test("only what has a limit", () => expect(keys({ lastSuccess: hoursAgo(999) }, { limits: [] })).toEqual([]));
+});
+
+describe("a drill that is on the schedule", () => {
+  const since = { drill: { schedule: "0 5 1 * *", since: hoursAgo(2000) } };
+  const due = (hours: number, more: Partial<Situation> = {}): Partial<Situation> => ({
+    dueLimits: [
+      {
+        job: "drill",
+        schedule: "0 5 1 * *",
+        lastDue: (before) =>
+          [hours, hours + 720].map((ago) => now.getTime() - ago * 3_600_000).find((at) => at <= before),
+        graceMs: 25 * 3_600_000,
+      },
+    ],
+    limits: [],
+    schedules: since,
+    ...more,
+  });
+  const drill = (record: Partial<JobRecord>, situation: Partial<Situation>) =>
+    keys({ ...never, job: "drill", ...record }, situation);
+
+  test.each([
+    ["never happened", {}, 26, ["drill-overdue"]],
+    ["is late, and may still be made up", { lastSuccess: hoursAgo(700) }, 24, []],
+    ["did not happen this time", { lastSuccess: hoursAgo(700) }, 26, ["drill-overdue"]],
+    ["did not happen last time either", {}, 24, ["drill-overdue"]],
+    ["happened", { lastSuccess: hoursAgo(25), lastEnd: hoursAgo(24), lastExit: 0 }, 26, []],
+    ["happened and failed", { lastStart: hoursAgo(25), lastEnd: hoursAgo(24), lastExit: 1 }, 26, ["drill-failed"]],
+  ])("%s", (_, record, hours, expected) => expect(drill(record, due(hours))).toEqual(expected));
+
+  test("owes nothing of the time before it had these times, and nothing is known while one is at work", () => {
+    const young = { drill: { schedule: "0 5 1 * *", since: hoursAgo(20) } };
+    expect(drill({}, due(26, { schedules: young }))).toEqual([]);
+    const before = { "drill-overdue": onlyOf(find({ ...never, job: "drill" }, due(26))) };
+    expect(drill({}, due(26, { running: () => true }))).toEqual([]);
+    expect(drill({}, due(26, { running: () => true, before }))).toEqual(["drill-overdue"]);
+  });
+
+  test("and missed a target is told as that", () => {
+    const missed = { lastStart: hoursAgo(1), lastEnd: hoursAgo(1), lastExit: 1, missedTarget: "ready after 45m" };
+    expect(drill(missed, due(26))).toEqual(["drill-target"]);
+  });
 });
 
 describe("nothing to back up", () => {

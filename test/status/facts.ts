@@ -21,6 +21,7 @@ export function factsOf(over: Partial<StatusFacts> = {}): StatusFacts {
     holds: [],
     copies: [],
     unsentAlerts: [],
+    emptyBackup: null,
     daemonFaults: [],
     instances: [instanceOf("mx")],
     unseen: [],
@@ -40,6 +41,7 @@ export function jobOf(over: Partial<JobStatus> = {}): JobStatus {
     died: false,
     scheduled: false,
     missedSince: null,
+    missedTarget: null,
     ...over,
   };
 }

@@ -144,13 +144,15 @@ describe("the daemon", () => {
   });
 });
 
+const of = (job: JobName, due: readonly number[]) => ({ job, due, schedule: "some times", graceMs: 25 * hour });
+
 describe("a schedule", () => {
-  const weekly = { job: "verify" as const, due: [now - 24 * hour, now - 192 * hour] };
+  const weekly = of("verify", [now - 24 * hour, now - 192 * hour]);
 
   test("is missed when two runs were due since the last success", () => {
     ran("backup", 1 * hour, 0);
     ran("verify", 361 * hour, 0);
-    const facts = look({ schedule: [{ job: "backup", due: [now - hour, now - 25 * hour] }, weekly] });
+    const facts = look({ schedule: [of("backup", [now - hour, now - 25 * hour]), weekly] });
     expect(facts.jobs[1]).toMatchObject({ missedSince: "2026-11-16T12:00:00.000Z" });
     expect(names(facts)).toEqual(["verify-missed"]);
   });
@@ -168,11 +170,11 @@ describe("a schedule", () => {
 
   test("of every ten minutes is not missed by a run of half an hour", () => {
     ran("backup", 35 * 60_000, 0);
-    expect(names(look({ schedule: [{ job: "backup", due: [now, now - 600_000] }] }))).toEqual([]);
+    expect(names(look({ schedule: [of("backup", [now, now - 600_000])] }))).toEqual([]);
   });
 
   test("of every ten minutes is missed after an hour, and by a job that never ran", () => {
-    const often = { job: "prune" as const, due: [now, now - 600_000] };
+    const often = of("prune", [now, now - 600_000]);
     ran("backup", 1 * hour, 0);
     expect(names(look({ schedule: [often] }))).toEqual(["prune-missed"]);
     expect(names(look({ schedule: [often], scheduledSince: now - hour / 2 }))).toEqual([]);
@@ -180,9 +182,47 @@ describe("a schedule", () => {
     expect(names(look({ schedule: [often] }))).toEqual(["prune-missed"]);
   });
 
+  test("of drills: one that did not happen counts once nobody makes it up any more, also the first", () => {
+    const monthly = (dueAgo: number) => [of("drill", [now - dueAgo, now - dueAgo - 720 * hour])];
+    ran("backup", 1 * hour, 0);
+    const old = { scheduledSince: now - 5000 * hour };
+    expect(names(look({ schedule: monthly(26 * hour), ...old }))).toEqual(["drill-overdue"]);
+    ran("drill", 700 * hour, 0);
+    expect(names(look({ schedule: monthly(24 * hour), ...old }))).toEqual([]);
+    expect(names(look({ schedule: monthly(26 * hour), ...old }))).toEqual(["drill-overdue"]);
+    expect(names(look({ schedule: monthly(26 * hour), scheduledSince: now - hour }))).toEqual([]);
+    // Since when it is on the schedule is better known to those who alert than by the age of a file that was edited.
+    const schedules = { drill: { schedule: "some times", since: new Date(now - 100 * hour).toISOString() } };
+    mkdirSync(join(stateDirectory, "alerts"));
+    writeFileSync(join(stateDirectory, "alerts/state.json"), JSON.stringify({ conditions: {}, schedules }));
+    expect(names(look({ schedule: monthly(26 * hour), scheduledSince: now - hour }))).toEqual(["drill-overdue"]);
+    ran("drill", 20 * hour, 1);
+    expect(names(look({ schedule: monthly(26 * hour), ...old }))).toEqual(["drill-failed"]);
+  });
+
+  test("a drill that missed a target is told as that, until one meets it", () => {
+    ran("backup", 1 * hour, 0);
+    const run = recordStart(stateDirectory, { job: "drill", now: new Date(now - hour) });
+    const detail = { missedTarget: "ready after 45m, the target is 30m" };
+    recordEnd(stateDirectory, run, { exit: 1, now: new Date(now), detail });
+    expect(names(look())).toEqual(["drill-target"]);
+    ran("drill", 1 * hour, 0);
+    expect(names(look())).toEqual([]);
+  });
+
+  test("a backup that had nothing, where there always was something, is shown as long as those who alert say so", () => {
+    ran("backup", 1 * hour, 0);
+    const conditions = { "backup-empty": { message: "backup found no message at all", since: "2026-11-24T02:00:00Z" } };
+    mkdirSync(join(stateDirectory, "alerts"));
+    writeFileSync(join(stateDirectory, "alerts/state.json"), JSON.stringify({ conditions }));
+    expect(names(look())).toEqual(["backup-empty"]);
+    writeFileSync(join(stateDirectory, "alerts/state.json"), "{");
+    expect(names(look())).toEqual([]);
+  });
+
   test("without backup is a standby's, where none is expected", () => {
-    expect(names(look({ schedule: [{ job: "drill", due: [] }] }))).toEqual([]);
-    expect(names(look({ schedule: [{ job: "backup", due: [] }] }))).toEqual(["backup-never"]);
+    expect(names(look({ schedule: [of("drill", [])] }))).toEqual([]);
+    expect(names(look({ schedule: [of("backup", [])] }))).toEqual(["backup-never"]);
   });
 });
 

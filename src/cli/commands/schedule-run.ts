@@ -27,6 +27,8 @@ export async function run(context: Context): Promise<number> {
     notify: systemdNotify(process.env),
     report: (event) => {
       if (event.type === "run-ended") runs++;
+      if (event.type === "not-started") alerts.notStarted(event.job, event.due, event.reason);
+      if (event.type === "run-started") alerts.started(event.job);
       tell(context, event);
       // Not before: another daemon may be at work with this state directory.
       if (event.type === "started") status.start();
