@@ -1,8 +1,7 @@
 /**
- * Make docs/status-page.png anew: `node scripts/status-page.ts [FILE]`. The page of the example that its tests use
- * (test/status/page-example.ts), as a phone shows it, light and dark beside each other. Needs Debian's chromium.
+ * Make docs/status-page.png anew: `node scripts/status-page.ts [FILE]`. It is the page of the example that its tests use
+ * (test/status/page-example.ts), as a phone shows it. Needs Debian's chromium.
  */
-
 import { writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -13,18 +12,13 @@ import { Chromium } from "../test/support/chromium.ts";
 
 const file = process.argv[2] ?? join(import.meta.dirname, "../docs/status-page.png");
 const server = createServer((_, response) => {
-  response.writeHead(200, { "Content-Type": "text/html; charset=utf-8" }).end(page);
+  response.writeHead(200, { "Content-Type": "text/html; charset=utf-8" }).end(statusPage(exampleFacts()));
 });
-let page = statusPage(exampleFacts());
 await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
 try {
   await using chromium = await Chromium.launch();
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
-  const view = { width: 390, height: 1500 };
-  const [light, dark] = [await chromium.see(url, view), await chromium.see(url, { ...view, dark: true })];
-  const image = ({ png }: { readonly png: Buffer }) => `<img src="data:image/png;base64,${png.toString("base64")}">`;
-  page = `<!doctype html><body style="margin:0;display:flex;gap:10px;background:#888">${image(light)}${image(dark)}`;
-  const { png } = await chromium.see(url, { width: 790, height: view.height });
+  const { png } = await chromium.see(url, { width: 390, height: 1640 });
   writeFileSync(file, png);
   process.stdout.write(`${file}: ${png.length} bytes\n`);
 } finally {

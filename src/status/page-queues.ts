@@ -15,14 +15,14 @@ function instancePart({ name, queues, total, deferredShare, oldest }: InstanceSt
   const facts = `${total} messages${share}; the oldest that Postfix works on is ${oldestText(oldest)} old`;
   const sampled = messageQueues.some((queue) => isSampled(queues[queue]));
   const note = sampled
-    ? html`<p class="soft">Ages of large queues (~) are worked out from a part of their messages, spread evenly.</p>`
+    ? html`<p class="soft">~ Ages are worked out from a part of their messages, spread evenly.</p>`
     : null;
   return html`<h3><bdi>${name}</bdi></h3><p class="soft">${total === 0 ? "empty" : facts}</p>
-<div class="scroll"><table><thead><tr><th>queue</th>${columns.map((column) => html`<th class="n">${column}</th>`)}<th class="n">all</th></tr></thead>
+<div class="scroll"><table class="ages"><thead><tr><th>queue</th>${columns.map((column) => html`<th class="n">${column}</th>`)}<th class="n">all</th></tr></thead>
 <tbody>${messageQueues.map((queue) => queueRow(queue, queues[queue], thresholdOf(queue, limits)))}</tbody></table></div>${note}`;
 }
 
-const columns = [...ageLimits.map((limit) => `<${shortAge(limit)}`), "older"];
+const columns = [...ageLimits.map((limit) => `<${shortAge(limit)}`), `${shortAge(ageLimits.at(-1) ?? 0)}+`];
 
 function shortAge(seconds: number): string {
   if (seconds < 3600) return `${seconds / 60}m`;
@@ -36,18 +36,17 @@ function thresholdOf(queue: string, limits: StatusLimits): Threshold | null {
 function queueRow(queue: string, state: QueueState, threshold: Threshold | null): Html {
   const seen = sum(state.ages);
   const scale = isSampled(state) && seen > 0 ? state.messages / seen : 1;
-  const about = scale === 1 ? "" : "~";
-  const cells = columns.map((_, index) => ageCell(state.ages[index] ?? 0, seen, scale, about));
+  const cells = columns.map((_, index) => ageCell(state.ages[index] ?? 0, seen, scale));
   const [warning, critical] = threshold ?? [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
   const level = state.messages > critical ? " critical" : state.messages > warning ? " warning" : "";
-  return html`<tr><th>${queue}</th>${cells}<td class="n${level}">${state.messages}</td></tr>`;
+  return html`<tr><th>${queue}${scale === 1 ? "" : "~"}</th>${cells}<td class="n${level}">${state.messages}</td></tr>`;
 }
 
-function ageCell(count: number, of: number, scale: number, about: string): Html {
+function ageCell(count: number, of: number, scale: number): Html {
   if (count === 0) return html`<td class="n"></td>`;
   const share = count / of;
   const heat = share > 0.66 ? "h4" : share > 0.33 ? "h3" : share > 0.1 ? "h2" : "h1";
-  return html`<td class="n ${heat}">${about}${shortCount(Math.max(1, Math.round(count * scale)))}</td>`;
+  return html`<td class="n ${heat}">${shortCount(Math.max(1, Math.round(count * scale)))}</td>`;
 }
 
 /** Four characters at most, so that seven columns fit a phone: "950", "1.2k", "48k", "1.3M". */

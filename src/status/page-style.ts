@@ -26,11 +26,11 @@ code{font:.9em ui-monospace,"DejaVu Sans Mono",monospace}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.85rem}
 caption{text-align:left;padding:0 0 .25rem}
-th,td{text-align:left;padding:.2rem .3rem;border-bottom:1px solid var(--line);vertical-align:top}
+th,td{overflow-wrap:break-word;text-align:left;padding:.2rem .3rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft)}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;overflow-wrap:normal}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr:last-child td,tr:last-child th{border-bottom:0}
-tbody th{color:inherit;font-weight:400}
+tbody th{color:inherit;font-weight:400;white-space:nowrap}
 td.h1{background:rgba(var(--heat),.1)}
 td.h2{background:rgba(var(--heat),.25)}
 td.h3{background:rgba(var(--heat),.45)}
@@ -43,7 +43,10 @@ svg .incomplete{fill:var(--warn)}
 svg .failed{fill:var(--bad)}
 .ends{display:flex;justify-content:space-between;color:var(--soft);font-size:.8rem}
 summary{cursor:pointer;font-size:.85rem;color:var(--soft)}
+table.ages{font-size:.8rem}
+.ages th,.ages td{padding:.2rem .17rem}
 footer{margin:0 0 1rem}
+@media (max-width:26rem){main{padding:.4rem}section{padding:.6rem .5rem}}
 `;
 
 /**
