@@ -8,8 +8,7 @@ import { jitterOf } from "../schedule/jitter.ts";
 import type { Context } from "./context.ts";
 
 /** Jobs a schedule can name, in the order they are shown. */
-const schedulable = ["backup", "verify", "drill", "prune"] as const satisfies readonly JobName[];
-export const jobsWithCommand: readonly JobName[] = ["backup", "verify", "drill", "prune"];
+export const schedulable = ["backup", "verify", "drill", "prune"] as const satisfies readonly JobName[];
 
 /** Those that write to queue or repository would wait for one lock; those that read would load the host together. */
 const lanes: Readonly<Record<(typeof schedulable)[number], string>> = {
@@ -19,23 +18,10 @@ const lanes: Readonly<Record<(typeof schedulable)[number], string>> = {
   drill: "reading",
 };
 
-/**
- * The jobs that [schedule] names, each with its times.
- *
- * @throws ConfigFault with every key that can't be run
- */
+/** The jobs that [schedule] names, each with its times. */
 export function scheduledJobs(context: Context): ScheduledJob[] {
   const { schedule, host } = context.config;
   const named = schedulable.filter((job) => schedule[job] !== undefined);
-  const without = named.filter((job) => !jobsWithCommand.includes(job));
-  if (without.length > 0) {
-    const problems = without.map((job) => ({
-      where: context.configFile,
-      key: `schedule.${job}`,
-      message: `this spoolsafe has no command ${job}: leave it out`,
-    }));
-    throw new ConfigFault(problems);
-  }
   return named.map((job) => ({
     job,
     lane: lanes[job],
@@ -49,7 +35,7 @@ export function scheduledJobs(context: Context): ScheduledJob[] {
 export function someJobs(context: Context): ScheduledJob[] {
   const jobs = scheduledJobs(context);
   if (jobs.length > 0) return jobs;
-  const message = `names no job: set one of ${jobsWithCommand.join(", ")} to a cron expression, such as backup = "0 2 * * *"`;
+  const message = `names no job: set one of ${schedulable.join(", ")} to a cron expression, such as backup = "0 2 * * *"`;
   throw new ConfigFault([{ where: context.configFile, key: "schedule", message }]);
 }
 

@@ -1,4 +1,4 @@
-import type { DrillPhase, DrillReport } from "../snapshot/drill.ts";
+import type { DrillFacts, DrillPhase, DrillReport } from "../snapshot/drill.ts";
 
 /** "4.2 s", "6 min 12 s", "3 h 05 min", "2 d 4 h"; what is not known is "not known". */
 export function duration(seconds: number | null): string {
@@ -54,4 +54,18 @@ export function whoRan({ user, sudoUser, attended }: Pick<DrillReport, "user" | 
 
 export function targetWords(target: { readonly seconds: number; readonly met: boolean } | null): string {
   return target === null ? "no target" : `target ${duration(target.seconds)}: ${target.met ? "met" : "MISSED"}`;
+}
+
+/**
+ * What a drill missed that was right in everything else; null when it met its targets, or something worse was wrong with it.
+ * One line, for status and alerts.
+ */
+export function missedTarget({ failure, deviations, targets, ...facts }: DrillFacts): string | null {
+  if (failure !== null || deviations.length > 0) return null;
+  const missed = (["rto", "rpo"] as const).flatMap((name) => {
+    const target = targets[name];
+    if (target === null || target.met) return [];
+    return [`${name} ${duration(facts[`${name}Seconds`])}, the target is ${duration(target.seconds)}`];
+  });
+  return missed.length === 0 ? null : missed.join("; ");
 }

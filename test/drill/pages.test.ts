@@ -8,7 +8,7 @@ import { markup } from "../../src/drill/markup.ts";
 import { ageLabels } from "../../src/drill/pictures.ts";
 import { signReport } from "../../src/drill/report.ts";
 import { renderText } from "../../src/drill/text.ts";
-import { duration } from "../../src/drill/words.ts";
+import { duration, missedTarget } from "../../src/drill/words.ts";
 import type { DrillFacts } from "../../src/snapshot/drill.ts";
 import type { SignedDrill } from "../../src/snapshot/record.ts";
 import { newSigningKey } from "../support/claims.ts";
@@ -202,4 +202,12 @@ test("columns of age have names", () => {
     "over 2 d",
   ]);
   expect(ageLabels([])).toEqual(["all"]);
+});
+
+test("what a drill missed is said in a line, unless something worse is wrong", () => {
+  const targets = { rpo: { seconds: 93_600, met: true }, rto: { seconds: 60, met: false } };
+  const facts = factsOf({ ok: false, failure: null, deviations: [], targets, rtoSeconds: 75 });
+  expect(missedTarget(facts)).toBe("rto 1 min 15 s, the target is 1 min 00 s");
+  expect(missedTarget({ ...facts, deviations: ["a message is not the same"] })).toBeNull();
+  expect(missedTarget({ ...facts, targets: { rpo: null, rto: null } })).toBeNull();
 });

@@ -2,22 +2,28 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { hostname, machine, release, type as systemType, userInfo } from "node:os";
 import { dirname, resolve } from "node:path";
 import type { AgeIdentities } from "../../crypto/keys.ts";
-import { type Kept, keepReport } from "../../drill/keep.ts";
+import { type KeepRequest, type Kept, keepReport } from "../../drill/keep.ts";
 import { type Chosen, type DrillEvent, type DrillJob, performDrill } from "../../drill/perform.ts";
+import { keptReports } from "../../drill/reports.ts";
+import { rehearse } from "../../drill/scenarios.ts";
 import { renderText } from "../../drill/text.ts";
+import { missedTarget } from "../../drill/words.ts";
 import { OperatorError } from "../../errors.ts";
 import { PackReader } from "../../pack/pack-pool.ts";
-import type { DrillFacts, DrillPhase } from "../../snapshot/drill.ts";
+import type { Repository } from "../../repository/repository.ts";
+import type { DrillFacts, DrillPhase, DrillScenario } from "../../snapshot/drill.ts";
 import { chooseInChain, requireInstance } from "../choose.ts";
 import type { Context } from "../context.ts";
 import { type Leave, recorded } from "../job.ts";
 import { version } from "../version.ts";
+import { rehearsing } from "./drill-scenario.ts";
 import { tell as tellRestore } from "./restore-report.ts";
 
 export interface DrillOptions {
   readonly deliver?: true | undefined;
   readonly report?: string | undefined;
   readonly workDirectory: string;
+  readonly scenario?: DrillScenario | undefined;
 }
 
 /**
@@ -30,20 +36,39 @@ export async function run(context: Context, spec: string | undefined, options: D
   const page = options.report === undefined ? undefined : pageFor(context, options.report);
   const identities = await context.identities();
   const key = await context.signingKey();
-  return await recorded(context, "drill", async (leave) => {
-    const facts = await performDrill(await jobOf(context, spec ?? "latest", identities, options));
-    const repository = await context.openRepository();
+  const { scenario } = options;
+  const job = await jobOf(context, spec ?? "latest", identities, options);
+  const conclude = async (facts: DrillFacts, leave: Leave) => {
     const { stateDirectory, signal } = context;
-    const kept = await keepReport(facts, {
-      stateDirectory,
-      repository,
-      key,
-      trusted: await context.trustedKeys(),
-      signal,
-    });
+    const [repository, trusted] = [await knownRepository(context, facts), await context.trustedKeys()];
+    const kept = await keepReport(facts, { stateDirectory, repository, key, trusted, signal });
     if (page !== undefined) writeFileSync(page, kept.html);
     return tell(context, facts, kept, page, leave);
-  });
+  };
+  // What a failure that was rehearsed comes to is no news of the job, and proves no snapshot.
+  if (scenario !== undefined) {
+    const choosing = (repository: Repository, with_: AgeIdentities) =>
+      choose(context, repository, spec ?? "latest", with_);
+    return await conclude(await rehearse(scenario, await rehearsing(context, job, identities, choosing)), () => {});
+  }
+  return await recorded(context, "drill", async (leave) => await conclude(await performDrill(job), leave));
+}
+
+/**
+ * The repository, or one that can't be reached by the id it had at the last drill.
+ *
+ * @throws OperatorError why it can't be reached, where it is not known
+ */
+async function knownRepository(context: Context, { store }: DrillFacts): Promise<KeepRequest["repository"]> {
+  try {
+    return await context.openRepository();
+  } catch (error) {
+    if (context.signal.aborted || !(error instanceof OperatorError)) throw error;
+    const { reports } = keptReports(context.stateDirectory, null, await context.trustedKeys());
+    const last = reports.findLast(({ signed }) => signed.drill.store.url === store.url);
+    if (last === undefined) throw error;
+    return { id: last.signed.drill.repository, problem: error };
+  }
 }
 
 function requireRoot(): void {
@@ -68,7 +93,7 @@ async function jobOf(
   const { config, clock, signal, stateDirectory, globals, cwd } = context;
   const { processors } = config.limits;
   return {
-    choose: () => choose(context, spec, identities),
+    choose: async () => await choose(context, await context.openRepository(), spec, identities),
     openReader: () => new PackReader({ identities, processors }),
     instance: globals.instance,
     deliver: options.deliver === true,
@@ -84,8 +109,12 @@ async function jobOf(
   };
 }
 
-async function choose(context: Context, spec: string, identities: AgeIdentities): Promise<Chosen> {
-  const repository = await context.openRepository();
+async function choose(
+  context: Context,
+  repository: Repository,
+  spec: string,
+  identities: AgeIdentities,
+): Promise<Chosen> {
   const { signed, problems } = await chooseInChain(context, repository, spec);
   requireInstance(context, signed);
   const source = { repository, signed, identities, trusted: await context.trustedKeys() };
@@ -156,23 +185,26 @@ function tell(
   page: string | undefined,
   leave: Leave,
 ): number {
-  const { failure, ok, snapshot, messages, delivered } = facts;
+  const { failure, ok, snapshot, messages, delivered, scenario } = facts;
   const { id, rpoSeconds, rtoSeconds, targets, phases, isolation, deviations } = facts;
   if (problem !== null) {
     render.warn(`the report is not in the repository, and the next drill hands it in: ${problem.message}`);
   }
   const report = page ?? `${directory}/report.html`;
-  if (failure !== null) {
+  if (failure !== null && scenario === null) {
     render.text(renderText(signed));
     render.note(`the report is ${report}`);
     throw new OperatorError(failure.kind as OperatorError["kind"], failure.message, { hints: failure.hints });
   }
-  leave({ drill: id, snapshot: snapshot?.id ?? null, ...{ rpoSeconds, rtoSeconds, messages: messages.identical } });
+  const left = { drill: id, snapshot: snapshot?.id ?? null, rpoSeconds, rtoSeconds, messages: messages.identical };
+  leave({ ...left, missedTarget: missedTarget(facts) });
   render.summary({
     ...{ ok, snapshot: snapshot?.id ?? null, rpoSeconds, rtoSeconds, messages, report, drill: id },
     ...{ targets, phases, delivered, outsideConnections: isolation.outsideConnections, deviations },
+    ...{ scenario, stored: problem === null },
   });
   render.text(renderText(signed));
   render.note(`the report is ${report}`);
-  return ok ? 0 : 1;
+  if (!ok) return 1;
+  return problem === null ? 0 : 3;
 }

@@ -19,7 +19,7 @@ import {
 } from "../../schedule/units.ts";
 import { writeFileAtomic } from "../../system/files.ts";
 import type { Context } from "../context.ts";
-import { givenOptions, jobsWithCommand, someJobs } from "../schedule.ts";
+import { givenOptions, schedulable, someJobs } from "../schedule.ts";
 
 export interface InstallOptions {
   readonly timers?: true | undefined;
@@ -102,7 +102,7 @@ function refuseForeign(directory: string, units: readonly Unit[]): void {
 
 /** Daemon and timers together would run every job twice. */
 function refuseBoth(directory: string, timers: boolean): void {
-  const others = (timers ? [daemonUnit] : jobsWithCommand.map(timerUnit)).filter((name) =>
+  const others = (timers ? [daemonUnit] : schedulable.map(timerUnit)).filter((name) =>
     existsSync(join(directory, name)),
   );
   if (others.length === 0) return;
