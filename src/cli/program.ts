@@ -1,5 +1,6 @@
 import { Argument, Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
 import { messageQueues } from "../postfix/queue.ts";
+import { drillScenarios } from "../snapshot/drill.ts";
 import type { Context } from "./context.ts";
 import type { GlobalOptions } from "./globals.ts";
 import { version } from "./version.ts";
@@ -319,12 +320,18 @@ export function buildProgram(perform: Perform) {
     .option("--deliver", "also let all mail go into the drill's own sink, and compare what comes out")
     .option("--report <file>", "also write the report there, as one HTML page")
     .option("--work-directory <dir>", "make the throw-away Postfix below this directory", "/var/tmp")
+    .addOption(
+      new Option("--scenario <name>", "rehearse a failure instead; exit 0 if it ends as documented")
+        .choices(drillScenarios)
+        .conflicts("deliver"),
+    )
     .addHelpText(
       "after",
       examples(
         "spoolsafe drill",
         "spoolsafe drill latest --deliver --report drill.html",
         "spoolsafe drill 44e8753a --deliver --work-directory /srv",
+        "spoolsafe drill --scenario damaged-pack",
         "spoolsafe drill list",
         "spoolsafe drill show latest --format html > drill.html",
         "spoolsafe drill verify --all",
@@ -530,6 +537,16 @@ export function buildProgram(perform: Perform) {
       start(async (context) => (await import("./commands/runbook-plan.ts")).run(context, id, options)),
     );
   runbook
+    .command("check")
+    .description(
+      "What a run would meet now: conditions and verifies are executed, nothing is changed; exit 1 if refused.",
+    )
+    .argument("<id>", "09, RB-09, 09-stuck-hold, or a file")
+    .addOption(new Option("--set <name=value>", "give a variable a value; may be given again").argParser(collect))
+    .action((id, options) =>
+      start(async (context) => (await import("./commands/runbook-check.ts")).run(context, id, options)),
+    );
+  runbook
     .command("run")
     .description(
       "Run it step by step: each is asked for by its risk, journalled before it is begun, done when verified.",
@@ -557,6 +574,34 @@ export function buildProgram(perform: Perform) {
     .addHelpText("after", examples("spoolsafe runbook resume 20261124T020000-5f3a9c01"))
     .action((name, options) =>
       start(async (context) => (await import("./commands/runbook-resume.ts")).run(context, name, options)),
+    );
+  runbook
+    .command("undo")
+    .description("Take back what a run did, newest step first; each is asked for.")
+    .argument("<run>", "its name, or the beginning of it")
+    .option("--answers <file>", "as for run, by the name of the undo block")
+    .action((name, options) =>
+      start(async (context) => (await import("./commands/runbook-undo.ts")).run(context, name, options)),
+    );
+  runbook
+    .command("note")
+    .description("Write a note into the report of a run, from any terminal.")
+    .argument("<run>", "its name, or the beginning of it")
+    .argument("<text...>")
+    .addHelpText("after", examples("spoolsafe runbook note 20261124T02 called the hosting company, ticket 4711"))
+    .action((name, text) =>
+      start(async (context) => (await import("./commands/runbook-note.ts")).run(context, name, text)),
+    );
+  runbook
+    .command("report")
+    .description(
+      "What a run did, for the post-mortem; without RUN, the runs of this host. Exit 13 if its journal was changed.",
+    )
+    .argument("[run]", "its name, or the beginning of it")
+    .addOption(new Option("--format <format>", "Markdown or JSON lines").choices(["md", "json"] as const))
+    .option("--unmasked", "with mail addresses as they are")
+    .action((name, options) =>
+      start(async (context) => (await import("./commands/runbook-report.ts")).run(context, name, options)),
     );
   runbook
     .command("paper")

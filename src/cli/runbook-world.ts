@@ -110,7 +110,8 @@ function peopleOf(context: Context, answersFile: string | undefined): People {
     ask: async ({ text, secret = false, signal }) => {
       return await askLine({ text: printableLines(text), secret, ...(signal === undefined ? {} : { signal }) });
     },
-    name: userInfo().username,
+    name: personName(context),
+    account: userInfo().username,
     sudoUser: context.environment.SUDO_USER ?? null,
     terminal: terminalName(),
     yes: context.globals.yes === true,
@@ -118,6 +119,11 @@ function peopleOf(context: Context, answersFile: string | undefined): People {
     onInterrupt,
     terminated: context.signal,
   };
+}
+
+/** Who is at the keyboard, also behind sudo. */
+export function personName({ environment }: Context): string {
+  return environment.SUDO_USER || userInfo().username;
 }
 
 /** Ctrl-C asks here, and does not end us: what listened before has its turn again afterwards. */

@@ -7,26 +7,27 @@ import type { RunWorld } from "./world.ts";
  * Undo one step and say so in the journal. Where its verify still holds afterwards that is told: perhaps what it looks at was
  * so before the step, perhaps the undo did nothing.
  *
- * @returns whether its undo block ended well
+ * @returns null when its undo block ended well, else how it failed
  */
-export async function undoStep(step: Step, execution: Execution, journal: Journal, world: RunWorld): Promise<boolean> {
-  if (step.undo === null) return false;
+export async function undoStep(
+  step: Step,
+  execution: Execution,
+  journal: Journal,
+  world: RunWorld,
+): Promise<string | null> {
+  if (step.undo === null) return "it has no undo";
   const result = await execution.undo(step, step.undo);
   if (result.outcome !== "ok") {
     const reason = failureOf(result, step.undo.timeoutMs);
     journal.append({ event: "undo.failed", step: step.name, reason });
     world.report({ type: "warning", text: `${step.name} could not be undone: ${reason}` });
     journal.sync();
-    return false;
+    return reason;
   }
   const stillHolds = (await execution.verify(step, "once")).ok;
   journal.append({ event: "step.undone", step: step.name, stillHolds });
   journal.sync();
-  world.report({
-    type: "step-end",
-    step: step.name,
-    state: "undone",
-    reason: stillHolds ? "its verify still holds" : null,
-  });
-  return true;
+  const reason = stillHolds ? "its verify still holds" : null;
+  world.report({ type: "step-end", step: step.name, state: "undone", reason });
+  return null;
 }

@@ -37,8 +37,10 @@ export interface RunInstance {
 export interface People {
   /** Null: nobody is there. `interrupt`: they pressed Ctrl-C. */
   ask(question: Question): Promise<string | null>;
-  /** Their name, for the journal. */
+  /** Who is at the keyboard, also behind sudo: for the journal. */
   readonly name: string;
+  /** Whose rights the run has. */
+  readonly account: string;
   readonly sudoUser: string | null;
   /** Null where there is none. */
   readonly terminal: string | null;

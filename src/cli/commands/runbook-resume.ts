@@ -20,7 +20,7 @@ export async function run(context: Context, call: string, options: RunbookResume
   const runbook = runbookOf(found);
   const mailConfig = found.progress.start.configDirectory ?? undefined;
   const world = await runWorld(context, { answers: options.answers, mailConfig }, showRun(context));
-  return tellEnd(context, await resumeRun({ runbook, world, found }));
+  return tellEnd(context, await resumeRun({ runbook, world, run: found.run }));
 }
 
 /**
