@@ -57,11 +57,16 @@ export class StatusServer {
   async listen(): Promise<void> {
     this.#state = "trying";
     await new Promise<void>((resolve, reject) => {
-      this.#server.once("error", reject);
-      this.#server.listen({ ...this.#address, exclusive: true }, () => {
-        this.#server.off("error", reject);
+      const failed = (error: Error) => {
+        this.#server.off("listening", listening);
+        reject(error);
+      };
+      const listening = () => {
+        this.#server.off("error", failed);
         resolve();
-      });
+      };
+      this.#server.once("error", failed).once("listening", listening);
+      this.#server.listen({ ...this.#address, exclusive: true });
     });
     this.#state = "listening";
     this.#server.unref();

@@ -170,7 +170,7 @@ export class StatusWatch {
 
   #facts(host: HostLook): PageFacts {
     const now = this.#context.clock.now();
-    const old = now - Date.parse(host.report.time) > 3 * this.#pace.hostMs + 5000;
+    const old = now - Date.parse(host.report.time) > 3 * this.#pace.hostMs;
     const stale = old ? (this.#hostError ?? "the look at this host does not come to its end") : null;
     return { ...host, stale, repository: this.#repository, now, version };
   }
