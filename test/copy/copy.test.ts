@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadTrustedKeys } from "../../src/crypto/sign.ts";
@@ -11,6 +11,7 @@ import { newSigningKey } from "../support/claims.ts";
 import { FaultyStore, type StoreCall } from "../support/faulty-store.ts";
 import { HandMade, queueFiles } from "../support/hand-made.ts";
 import { errorOf } from "../support/keys.ts";
+import { destroyScratch, makeScratch } from "../support/scratch.ts";
 import { copyFrom, damageIn, objectsIn } from "./copying.ts";
 
 let made: HandMade;
@@ -251,29 +252,33 @@ describe("a large object", () => {
 });
 
 describe("a copy that ends at any call of its store", () => {
+  // In memory where there is such a place: what is durable when is the store's to prove.
+  const scratch = makeScratch(existsSync("/dev/shm") ? { parent: "/dev/shm" } : {});
+  afterAll(() => destroyScratch(scratch));
+
   test("shows only whole snapshots, and is finished by the next", { timeout: 120_000 }, async () => {
-    const counting = new FaultyStore(new DirectoryStore(newPlace()));
-    await copyFrom(made, counting);
+    const stateDirectory = join(scratch, "state");
+    const counting = new FaultyStore(new DirectoryStore(join(scratch, "counted")));
+    await copyFrom(made, counting, { stateDirectory });
     const { calls } = counting;
+    const lastPut = calls.findLastIndex(({ name }) => name === "put") + 1;
     expect(calls.filter(({ name }) => name === "put").length).toBeGreaterThan(8);
     for (let nth = 1; nth <= calls.length; nth++) {
-      for (const when of deathsAt(calls, nth)) {
-        const place = newPlace();
+      for (const when of deathsAt(calls, nth, lastPut)) {
+        const place = join(scratch, `${when} ${nth}`);
         const target = new FaultyStore(new DirectoryStore(place));
         const die = (call: StoreCall) => {
           if (target.calls.indexOf(call) + 1 >= nth) throw new Error("died");
         };
         target.faults = { [when]: die };
         const where = `${when} call ${nth}, ${calls[nth - 1]?.name} ${calls[nth - 1]?.key}`;
-        const error = await errorOf(() => copyFrom(made, target));
+        const error = await errorOf(() => copyFrom(made, target, { stateDirectory }));
         expect(error, where).toMatchObject({ message: "died" });
-        if (
-          readdirSync(made.directory).includes(`copy ${places}`) &&
-          names(place).includes("spoolsafe-repository.json")
-        ) {
+        if (existsSync(place) && names(place).includes("spoolsafe-repository.json")) {
           expect(await damageIn(made, new DirectoryStore(place)), where).toEqual([]);
         }
-        expect(await copyFrom(made, new DirectoryStore(place)), where).toMatchObject({ behind: 0, problems: [] });
+        const next = await copyFrom(made, new DirectoryStore(place), { stateDirectory });
+        expect(next, where).toMatchObject({ behind: 0, problems: [] });
         expect(objectsIn(place), where).toEqual(objectsIn(source));
         rmSync(place, { recursive: true });
       }
@@ -281,10 +286,10 @@ describe("a copy that ends at any call of its store", () => {
   });
 });
 
-/** Before and after a put; of other calls in a row, which leave the same, before the first. */
-function deathsAt(calls: readonly StoreCall[], nth: number): readonly ("before" | "after")[] {
+/** Before a put, and after the last; of other calls in a row, which leave the same, before the first. */
+function deathsAt(calls: readonly StoreCall[], nth: number, lastPut: number): readonly ("before" | "after")[] {
   const isPut = (call: StoreCall | undefined) => call?.name === "put";
-  if (isPut(calls[nth - 1])) return ["before", "after"];
+  if (isPut(calls[nth - 1])) return nth === lastPut ? ["before", "after"] : ["before"];
   return nth === 1 || isPut(calls[nth - 2]) ? ["before"] : [];
 }
 
