@@ -53,7 +53,11 @@ function makeRender({
   quiet,
   verbose,
 }: { [Option in "json" | "quiet" | "verbose"]?: boolean | undefined }): Render {
-  const made = new Render({ json: json === true, quiet: quiet === true, verbose: verbose === true });
+  // Of a job of the schedule: its lines go into the log of the daemon.
+  const label = process.env.SPOOLSAFE_LABEL || undefined;
+  const options = { json: json === true, quiet: quiet === true, verbose: verbose === true, label };
+  const logged = label === undefined ? {} : { logMs: 60_000 };
+  const made = new Render(options, process.stdout, process.stderr, logged);
   made.surviveClosedPipes();
   return made;
 }

@@ -8,6 +8,8 @@ export interface RenderOptions {
   readonly json: boolean;
   readonly quiet: boolean;
   readonly verbose: boolean;
+  /** Put before every line of text, for a log that several write into. */
+  readonly label?: string | undefined;
 }
 
 /** An event or a record of an answer: what it is, and its fields. */
@@ -141,7 +143,9 @@ export class Render {
   }
 
   #write(stream: NodeJS.WriteStream, chunk: string | Uint8Array): void {
-    if (!this.#closed.has(stream)) stream.write(chunk);
+    if (this.#closed.has(stream)) return;
+    const { label } = this.#options;
+    stream.write(label !== undefined && typeof chunk === "string" ? chunk.replace(/^(?=.)/gm, `${label}: `) : chunk);
   }
 }
 

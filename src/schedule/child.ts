@@ -26,15 +26,15 @@ export interface ChildCommand {
  * the pid can be on disk before anything is done, and a daemon that dies in between leaves nothing at work that nobody
  * knows of.
  *
- * It is in a session of its own, so that Ctrl-C and the end of the daemon are not its end. What it says on standard error
- * goes where ours goes.
+ * It is in a session of its own, so that Ctrl-C and the end of the daemon are not its end. What it says goes where our
+ * standard error goes, and by the same descriptor: no pipe of ours breaks under it.
  *
  * @throws OperatorError `program-failed` when it can't be started
  */
 export function startChild({ command, env }: ChildCommand): JobChild {
   const gate = ["-c", 'read -r go && exec "$@" < /dev/null', "sh", ...command];
   const child = spawn("/bin/sh", gate, {
-    stdio: ["pipe", "ignore", "inherit"],
+    stdio: ["pipe", 2, 2],
     detached: true,
     env: { ...process.env, ...env },
   });
@@ -42,17 +42,17 @@ export function startChild({ command, env }: ChildCommand): JobChild {
     child.on("error", () => resolve(null));
     child.on("exit", (code) => resolve(code));
   });
-  child.stdin.on("error", () => {});
-  const { pid } = child;
+  const { pid, stdin } = child;
+  stdin?.on("error", () => {});
   const startTicks = pid === undefined ? undefined : processStart(pid);
-  if (pid === undefined || startTicks === undefined) {
+  if (pid === undefined || startTicks === undefined || stdin === null) {
     throw new OperatorError("program-failed", `${command.join(" ")} could not be started`, {
       hints: ["perhaps there are too many processes, or too little memory"],
     });
   }
   return {
     process: { pid, startTicks },
-    go: () => void child.stdin.end("go\n"),
+    go: () => void stdin.end("go\n"),
     kill: (signal) => void child.kill(signal),
     ended,
   };

@@ -61,7 +61,10 @@ export interface DaemonOptions {
   /** Ends the daemon, in good order. */
   readonly signal: AbortSignal;
   readonly ticks: StartTicks;
-  /** The program that does a job; with SPOOLSAFE_DUE in its environment it records start and end itself. */
+  /**
+   * The program that does a job; with SPOOLSAFE_DUE in its environment it records start and end itself, and with SPOOLSAFE_LABEL it
+   * says whose its lines are.
+   */
   readonly commandOf: (job: JobName) => readonly string[];
   /** Run after a backup that died: gives back what it had put on hold. */
   readonly recovery: readonly string[];
@@ -232,7 +235,7 @@ class Daemon {
     if (state === undefined || state.owed === null || this.#busy.has(lane)) return;
     let child: JobChild;
     try {
-      child = startChild({ command: commandOf(job), env: environment(state.owed.due) });
+      child = startChild({ command: commandOf(job), env: environment(job, state.owed.due) });
     } catch (error) {
       this.#putOff(job, state.owed, reasonOf(error));
       return;
@@ -391,8 +394,8 @@ const quietEnvironment = {
   WATCHDOG_PID: undefined,
 };
 
-function environment(due: number): ChildCommand["env"] {
-  return { ...quietEnvironment, SPOOLSAFE_DUE: new Date(due).toISOString() };
+function environment(job: JobName, due: number): ChildCommand["env"] {
+  return { ...quietEnvironment, SPOOLSAFE_DUE: new Date(due).toISOString(), SPOOLSAFE_LABEL: job };
 }
 
 /** The calendar a job had when it was last looked at, if it is another now. */

@@ -97,7 +97,7 @@ function jobUnits({ job, ...plan }: UnitsFor["jobs"][number], request: UnitsFor)
     "[Service]",
     "# Not oneshot, which can't be started again for an exit code.",
     "Type=exec",
-    `ExecStart=${command(request, job, "--quiet")}`,
+    `ExecStart=${command(request, job)}`,
     ...(job === "backup" ? recovery(request) : []),
     "# Another run holds the lock: again in a minute.",
     "RestartForceExitStatus=11",

@@ -102,6 +102,16 @@ describe("in a log", () => {
     expect(err.writes.every((text) => /^reading: [ -~]+\n$/.test(text))).toBe(true);
   });
 
+  test("of a job of the schedule with its name before every line, also of its answer", () => {
+    const { render, err, out } = setUp({ label: "backup" }, false);
+    render.progress(work(0));
+    vi.advanceTimersByTime(31_000);
+    render.note("one\n\ntwo");
+    render.text("all");
+    expect(err.writes).toEqual(["backup: reading: 0 of 5000 messages\n", "backup: one\n\nbackup: two\n"]);
+    expect(out.writes).toEqual(["backup: all\n"]);
+  });
+
   test("also when the work is silent", () => {
     const { render, err } = setUp({}, false);
     render.progress(work(0));

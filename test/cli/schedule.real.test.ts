@@ -148,7 +148,9 @@ describe.skipIf(!needs("root", "postfix", "flock", "systemd")).concurrent("spool
       detail: { messages },
     });
     expect(await host.snapshots()).toBe(1);
-    expect(host.said).toMatch(/backup of .*: missed by 3\dm, made up now\n.*backup of .*: done after /s);
+    expect(host.said).toMatch(
+      /backup of .*: missed by 3\dm, made up now\n.*backup: snapshot .*backup of .*: done after /s,
+    );
   });
 
   test("killed with its backup while mail is on hold: the next one gives it back and runs it again, once", async () => {

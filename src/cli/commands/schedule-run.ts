@@ -22,7 +22,7 @@ export async function run(context: Context): Promise<number> {
     clock: context.clock,
     signal: context.signal,
     ticks: everyMinute,
-    commandOf: (job) => ourselves(context, [job, "--quiet"]),
+    commandOf: (job) => ourselves(context, [job, ...(context.globals.quiet === true ? ["--quiet"] : [])]),
     recovery: ourselves(context, ["holds", "release", "--quiet"]),
     notify: systemdNotify(process.env),
     report: (event) => {
