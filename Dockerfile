@@ -2,7 +2,8 @@
 # mounted; no Postfix runs in here, its package is installed for its tools.
 #
 #   docker build -t spoolsafe .
-#   docker run -d --name spoolsafe --init --pid=host --network=host --stop-timeout=300 \
+#   docker run -d --name spoolsafe --restart=unless-stopped --stop-timeout=300 \
+#     --pid=host --network=host --cap-add=SYS_PTRACE \
 #     -v /etc/passwd:/etc/passwd:ro -v /etc/group:/etc/group:ro \
 #     -v /etc/postfix:/etc/postfix:ro -v /var/spool/postfix:/var/spool/postfix \
 #     -v /etc/spoolsafe:/etc/spoolsafe -v /var/lib/spoolsafe:/var/lib/spoolsafe \
@@ -10,14 +11,17 @@
 #   docker exec spoolsafe spoolsafe doctor
 #
 # --pid=host (or --pid=container:POSTFIX): without it Spoolsafe can't see who delivers, so it captures in mode live whatever
-#   the configuration says: nothing is put on hold, and what is in flight is not known (in doubt at a restore).
-# /etc/passwd and /etc/group of where Postfix runs: postsuper becomes the user mail_owner (main.cf), and maildrop belongs to
-#   the users who wrote the mail. The numbers in this image are others than the host's, and names are what a restore goes by.
-#   Postfix in another container: build its image and this one with the same numbers, or take the one image for both, as
-#   examples/compose does.
-# /etc/spoolsafe: spoolsafe.toml and keys, made by `docker run --rm -it ... spoolsafe init ...` with the same mounts.
+#   the configuration says: nothing is put on hold, and what is in flight is not known (in doubt at a restore). The host's
+#   /proc in a PID namespace of its own does for hold; for freeze it doesn't: Postfix could not be told to reload.
+# --cap-add=SYS_PTRACE: to see which processes of other users have a file open. Recovery after a crash waits for a postsuper
+#   that outlived its backup, and that one runs as mail_owner.
+# /etc/passwd and /etc/group of where Postfix runs: postsuper becomes the user mail_owner (main.cf), maildrop belongs to the
+#   users who wrote the mail, and a restore goes by names. The numbers in this image are others. Where they don't fit,
+#   postsuper sees no mail and says nothing of it: then backups are taken live, doctor says so, and a restore is refused.
+#   Postfix in another container: give both images the same numbers, or take one image for both (examples/compose).
+# /etc/spoolsafe: spoolsafe.toml and keys; `spoolsafe init` with the same mounts makes them.
 # /var/lib/spoolsafe: the journal of what is on hold is there. It must outlive the container.
-# The queue can be mounted read-only (:ro) for mode live; hold, restore, release and undo write in it.
+# The queue may be mounted read-only where nothing but mode live is wanted.
 #
 # What a test does (test/docker.real.test.ts): every RUN, COPY, ENV and WORKDIR of both stages, in a chroot made of Debian's
 # packages, then --version, doctor, backup and verify of a mounted queue, in a PID namespace of its own and in Postfix's.

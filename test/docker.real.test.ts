@@ -161,12 +161,63 @@ describe.skipIf(!possible)("the image", () => {
     const { child, said, ended } = startIn(built, words, { mounts: [...mounts, ...accounts] });
     try {
       await until(() => said().includes("schedule started: backup"), { what: said });
-      // The first process of the namespace, which an engine sends its signal to.
-      const first = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8").trim();
-      process.kill(Number(first), "SIGTERM");
+      process.kill(firstProcess(child.pid), "SIGTERM");
       expect(await ended).toMatchObject({ code: 0 });
     } finally {
       child.kill("SIGKILL");
+    }
+  });
+
+  /** What a container has by default in Docker, and what the compose file adds. */
+  const capabilities =
+    "chown,dac_override,fsetid,fowner,mknod,net_raw,setgid,setuid,setfcap,setpcap,net_bind_service,sys_chroot,kill,audit_write,sys_ptrace";
+  const confined = ["setpriv", `--bounding-set=-all,${capabilities.replaceAll(/(\w+)/g, "+$1")}`];
+
+  test("examples/compose: its Postfix starts, and its Spoolsafe in the same PID namespace holds and releases", async () => {
+    const compose = join(root, "examples/compose");
+    const volumes = makeScratch();
+    for (const name of ["spool", "keys", "state", "backups"]) mkdirSync(join(volumes, name));
+    const postfixMounts = [
+      [join(compose, "postfix/main.cf"), "/etc/postfix/main.cf"],
+      [join(compose, "postfix/master.cf"), "/etc/postfix/master.cf"],
+      [join(volumes, "spool"), "/var/spool/postfix"],
+    ] as const;
+    const mounts = [
+      ...postfixMounts,
+      [join(volumes, "keys"), "/etc/spoolsafe"],
+      [join(compose, "spoolsafe.toml"), "/etc/spoolsafe/spoolsafe.toml"],
+      [join(volumes, "state"), "/var/lib/spoolsafe"],
+      [join(volumes, "backups"), "/backups"],
+    ] as const;
+    const server = startIn(built, [...confined, "postfix", "start-fg"], {
+      ...{ mounts: postfixMounts, network: "own", output: join(volumes, "log") },
+    });
+    try {
+      await until(() => server.said().includes("daemon started"), { what: server.said });
+      const pids = firstProcess(server.child.pid);
+      const run = (words: readonly string[]) => runIn(built, [...confined, ...words], { mounts, pids });
+      const mail = "printf 'Subject: x\\n\\nhello\\n' | sendmail -f me@example.org you@example.net";
+      expect(await run(["sh", "-c", mail])).toMatchObject({ code: 0, stderr: "" });
+      const spoolsafe = (...words: readonly string[]) =>
+        run(["spoolsafe", ...words, "--repository", "file:///backups/mx1"]);
+      const made = await spoolsafe("init", "--identity-out", "/etc/spoolsafe/take-away/identity.txt");
+      expect(made.code, made.stderr).toBe(0);
+      expect(await run(["postfix", "status"])).toMatchObject({ code: 0 });
+      await until(() => server.said().includes("status=deferred"), { what: server.said });
+      expect(await spoolsafe("doctor")).toMatchObject({ code: 0, stdout: expect.not.stringContaining("FAIL") });
+      for (const mode of ["hold", "freeze"]) {
+        const { stdout, stderr } = await spoolsafe("backup", "--json", "--mode", mode);
+        expect(JSON.parse(stdout.trim().split("\n").at(-1) ?? ""), stderr).toMatchObject({
+          ...{ type: "summary", mode, host: "mx1.example.org", hold: { held: 1, released: 1 } },
+          messages: { total: 1, deferred: 1, inFlight: 0 },
+        });
+      }
+      expect(await spoolsafe("status")).toMatchObject({ code: 0 });
+      process.kill(pids, "SIGTERM");
+      expect(await server.ended).toMatchObject({ code: 0 });
+    } finally {
+      server.child.kill("SIGKILL");
+      await server.ended;
     }
   });
 
@@ -176,3 +227,8 @@ describe.skipIf(!possible)("the image", () => {
     return path;
   }
 });
+
+/** The first process of the PID namespace that this one made: an engine's signal goes to it. */
+function firstProcess(pid: number | undefined): number {
+  return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim());
+}

@@ -2,9 +2,11 @@ import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   chmodSync,
+  closeSync,
   cpSync,
   existsSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   realpathSync,
@@ -33,7 +35,10 @@ export interface RunOptions {
    * its own, with our /proc in it. A number: that of the process.
    */
   readonly pids?: "own" | "shared" | "own-with-host-proc" | number;
-  readonly network?: "none";
+  /** `own`: a network with nothing but loopback. */
+  readonly network?: "own";
+  /** A file for both outputs: for what opens /dev/stdout, which can't be done with the sockets that Node's pipes are. */
+  readonly output?: string;
   readonly cwd?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly timeoutMs?: number;
@@ -127,29 +132,36 @@ export function startIn(root: string, command: readonly string[], options: RunOp
   const words = [
     ...(typeof pids === "number" ? ["nsenter", `--target=${pids}`, "--pid", "--net", "--"] : []),
     ...["unshare", "--mount"],
-    ...(options.network === "none" ? ["--net"] : []),
+    ...(options.network === "own" ? ["--net"] : []),
     ...(pids === "own" || pids === "own-with-host-proc" ? ["--pid"] : []),
     ...(pids === "shared" ? [] : ["--fork", "--kill-child"]),
-    ...["sh", "-c", mountAndChange, "sh", root, pids === "own" || typeof pids === "number" ? "" : "/proc"],
-    ...[String(mounts.length), ...mounts.flat()],
+    ...["sh", "-c", options.network === "own" ? loopbackUp + mountAndChange : mountAndChange, "sh"],
+    ...[root, pids === "own" || typeof pids === "number" ? "" : "/proc", String(mounts.length), ...mounts.flat()],
     ...["env", `--chdir=${cwd}`, ...command],
   ];
+  const output = options.output === undefined ? undefined : openSync(options.output, "a");
   const child = spawn(words[0] ?? "", words.slice(1), {
     env: { PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", HOME: "/root", ...env },
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: ["ignore", output ?? "pipe", output ?? "pipe"],
   });
+  if (output !== undefined) closeSync(output);
   const stdout: Buffer[] = [];
   const stderr: Buffer[] = [];
-  child.stdout.on("data", (chunk: Buffer) => stdout.push(chunk));
-  child.stderr.on("data", (chunk: Buffer) => stderr.push(chunk));
+  child.stdout?.on("data", (chunk: Buffer) => stdout.push(chunk));
+  child.stderr?.on("data", (chunk: Buffer) => stderr.push(chunk));
   const ended = new Promise<RunResult>((resolve, reject) => {
     child.on("error", reject);
     child.on("close", (code) =>
       resolve({ code, stdout: Buffer.concat(stdout).toString(), stderr: Buffer.concat(stderr).toString() }),
     );
   });
-  return { child, ended, said: () => Buffer.concat([...stdout, ...stderr]).toString() };
+  const filed = () => (options.output === undefined ? "" : readFileSync(options.output, "utf8"));
+  return { child, ended, said: () => filed() + Buffer.concat([...stdout, ...stderr]).toString() };
 }
+
+/** `ip link set lo up` with what every Debian has: SIOCSIFFLAGS with IFF_UP (netdevice(7)). */
+const loopbackUp = `perl -MSocket -e 'socket(S, AF_INET, SOCK_DGRAM, 0); my $up = pack("a16s", "lo", 1); ioctl(S, 0x8914, $up) or die $!'
+`;
 
 /** Arguments: root, where /proc is bound from (nothing: a new one), number of mounts, pairs of source and target, command. */
 const mountAndChange = `
