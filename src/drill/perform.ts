@@ -331,7 +331,9 @@ class Drill {
     const { placed } = queue;
     const tell = (done: number, left: number) => report?.({ type: "delivering", done, left });
     this.#stuck += await deliverAll({ instance, sink, placed, clock, signal, report: tell });
-    this.#reckonings.push(reckon(this.#promises.get(name) ?? [], sink.deliveries));
+    const reckoning = reckon(this.#promises.get(name) ?? [], sink.deliveries);
+    this.#reckonings.push(reckoning);
+    this.#add(name, [deliveryCheck(reckoning)]);
     this.#expired.push(...expiredOf(queue, configuration, this.#started));
   }
 
@@ -434,8 +436,15 @@ function target(wantedMs: number | undefined, tookMs: number | null): DrillTarge
   return { seconds: Math.round(wantedMs / 1000), met: tookMs !== null && tookMs <= wantedMs };
 }
 
+function deliveryCheck({ identical, promised, recipients, notices, deviating }: Reckoning): DrillCheck {
+  const came = `${identical} of ${promised.messages} messages came out byte for byte, for ${recipients} of ${promised.recipients} recipients`;
+  const made = `${notices} notices of what had failed before, or was asked for, came out as well`;
+  const how = "held and doubtful mail went into the sink like all other";
+  return { name: "delivered", ok: deviating.length === 0, detail: `${came}; ${made}; ${how}` };
+}
+
 /** In tenths: a drill of a small queue takes seconds. */
-function seconds(ms: number | null): number | null {
+export function seconds(ms: number | null): number | null {
   return ms === null ? null : Math.round(ms / 100) / 10;
 }
 
@@ -460,7 +469,8 @@ function lifetimeOf(main: Scope | undefined, name: string): number {
 /** An hour, four hours, a day, two days, five days: what people tell queues apart by. */
 const ageLimits = [3600, 4 * 3600, 24 * 3600, 2 * 24 * 3600, 5 * 24 * 3600];
 
-function queuesByAge(messages: readonly MessageEntry[], time: string | undefined): DrillFacts["queues"] {
+/** Messages by queue and by age at the time of their snapshot. */
+export function queuesByAge(messages: readonly MessageEntry[], time: string | undefined): DrillFacts["queues"] {
   const now = time === undefined ? 0 : Date.parse(time) / 1000;
   const rows = messageQueues.map((queue) => {
     const counts = [...ageLimits, 0].map(() => 0);

@@ -3,7 +3,7 @@ import { closeSync, fstatSync, openSync, readFileSync, readSync } from "node:fs"
 import type { PostfixInstance } from "../postfix/instance.ts";
 import type { MessageFacts } from "../postfix/message.ts";
 import { messageQueues, type QueueName } from "../postfix/queue.ts";
-import { bufferSource, QueueFileDamaged, readQueueFile } from "../postfix/queue-file.ts";
+import { bufferSource, QueueFileDamaged, readQueueFile, routingRecords } from "../postfix/queue-file.ts";
 import { listQueue } from "../postfix/spool.ts";
 import { temporaryPath } from "../restore/place.ts";
 import type { PlannedMessage, RestorePlan } from "../restore/plan.ts";
@@ -154,16 +154,32 @@ async function compareListing(
   return { listed, unlisted };
 }
 
-function differentLine(line: Listed | undefined, { facts, queue }: Placed): string | null {
+function differentLine(line: Listed | undefined, { facts, queue, path }: Placed): string | null {
   if (line === undefined) return "it is not listed";
   if (line.queue_name !== queue) return `it is listed in ${line.queue_name}, not in ${queue}`;
   const sender = facts.sender === "" ? "MAILER-DAEMON" : facts.sender;
   if (!same(line.sender, sender)) return "it is listed with another sender";
   const pending = facts.recipients.filter(({ done }) => !done).map(({ address }) => plain(address));
   const said = line.recipients.map(({ address }) => plain(unquoted(address)));
-  if (said.sort().join("\0") !== pending.sort().join("\0")) return "it is listed with other recipients";
+  // showq(8) lists who is in the defer log as well: of a message that was redirected, whom it was redirected to.
+  const more = without(said, pending).length > 0 && !isRedirected(path);
+  if (more || without(pending, said).length > 0) return "it is listed with other recipients";
   if (queue !== "maildrop" && line.message_size !== facts.size) return "it is listed with another size";
   return null;
+}
+
+function isRedirected(path: string): boolean {
+  return routingRecords(bufferSource(bytesOf(path))).some(({ kind }) => kind === "redirect");
+}
+
+/** What one list has more than the other, the same address counted as often as it is there. */
+function without(list: readonly string[], other: readonly string[]): string[] {
+  const left = [...other];
+  return list.filter((one) => {
+    const at = left.indexOf(one);
+    if (at >= 0) left.splice(at, 1);
+    return at < 0;
+  });
 }
 
 function same(listed: string, address: string): boolean {

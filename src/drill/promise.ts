@@ -118,7 +118,7 @@ export function reckon(promises: readonly Promised[], deliveries: readonly Deliv
 /** bounce(8) writes as MAILER-DAEMON, and this Postfix has a name nobody else has. */
 function isOwnNotice({ sender, header }: Delivery): boolean {
   if (sender !== "" || header === null) return false;
-  return header.startsWith("Received: by drill.invalid (Postfix)") && /^From: MAILER-DAEMON/m.test(header);
+  return /^From: .*MAILER-DAEMON/m.test(header) && /^Message-Id: <.*@drill\.invalid>$/m.test(header);
 }
 
 class OpenPromises {

@@ -46,10 +46,10 @@ export function killRouting(path: string): number {
   const fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
   try {
     const { size, atimeMs, mtimeMs } = fstatSync(fd);
-    const offsets = routingRecords(descriptorSource(fd, size));
-    for (const offset of offsets) writeSync(fd, "K", offset);
-    if (offsets.length > 0) futimesSync(fd, atimeMs / 1000, mtimeMs / 1000);
-    return offsets.length;
+    const records = routingRecords(descriptorSource(fd, size));
+    for (const { offset } of records) writeSync(fd, "K", offset);
+    if (records.length > 0) futimesSync(fd, atimeMs / 1000, mtimeMs / 1000);
+    return records.length;
   } finally {
     closeSync(fd);
   }

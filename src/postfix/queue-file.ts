@@ -68,18 +68,27 @@ export function readQueueFile(source: ByteSource): MessageFacts {
   return { ...envelope.facts(text.size), content: text.digest(), messageId: header.messageId() };
 }
 
+/** A record that says where a message goes, whatever its recipients. */
+export interface RoutingRecord {
+  /** `filter`: a content filter (`L` in an envelope). `redirect`: to another recipient than all it has (`>`). */
+  readonly kind: "filter" | "redirect";
+  /** Of its type byte. */
+  readonly offset: number;
+}
+
 /**
- * Offsets of the records that say where a message goes, whatever its recipients: a content filter (`L` in an envelope) and a
- * redirection (`>`), as FILTER and REDIRECT of access tables leave them.
+ * What FILTER and REDIRECT of access tables, and content_filter, leave in a queue file.
  *
  * @throws QueueFileDamaged
  */
-export function routingRecords(source: ByteSource): number[] {
+export function routingRecords(source: ByteSource): RoutingRecord[] {
   const walk = new RecordWalk(source);
-  const found: number[] = [];
+  const found: RoutingRecord[] = [];
   for (let record = walk.step(); record !== recordType.end; record = walk.step()) {
-    const routes = record === recordType.filter || record === recordType.redirect;
-    if (walk.section !== "content" && routes) found.push(walk.offset);
+    if (walk.section === "content") continue;
+    const { offset } = walk;
+    if (record === recordType.filter) found.push({ kind: "filter", offset });
+    if (record === recordType.redirect) found.push({ kind: "redirect", offset });
   }
   return found;
 }
