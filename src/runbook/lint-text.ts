@@ -25,7 +25,7 @@ export function lintText(reading: Reading, surroundings: Surroundings): Finding[
     ...lintLeads(reading),
     ...lintEnd(reading),
     ...lintLinks(reading, surroundings),
-    ...reading.blocks.flatMap((block) => lintFence(block, reading)),
+    ...reading.blocks.filter(isReadable(reading)).flatMap((block) => lintFence(block, reading)),
     ...reading.sheet.sections.flatMap((section) => lintOrder(section, reading)),
     ...lintPromise(reading),
   ];
@@ -98,6 +98,11 @@ function lintLinks({ sheet, text }: Reading, { path, ids }: Surroundings): Findi
       .map((id) => ({ line: index + 1, rule: "unknown-name", message: `there is no runbook ${id}` })),
   );
   return [...links, ...called];
+}
+
+/** A fence that could not be read has said nothing yet. */
+function isReadable({ mistakes }: Reading): (block: WrittenBlock) => boolean {
+  return ({ line }) => !mistakes.some((mistake) => mistake.line === line && mistake.rule === "attributes");
 }
 
 function lintFence(block: WrittenBlock, { front }: Reading): Finding[] {

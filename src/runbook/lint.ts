@@ -23,24 +23,40 @@ export function lintRunbook(reading: Reading, surroundings: Surroundings): Findi
   ]);
 }
 
-/** All blocks by one process: bash starts a bash for each, which reads it and ends. */
+/** What bash said of a script: the same guards stand in many runbooks. */
+const asked = new Map<string, readonly string[]>();
+
+/** All new blocks by one process: bash starts a bash for each, which reads it and ends. */
 function lintSyntax(blocks: readonly ReadBlock[]): Finding[] {
+  const scripts = new Set(blocks.map(({ block }) => block.script).filter((script) => !asked.has(script)));
+  if (scripts.size > 0) askBash([...scripts]);
+  return blocks.flatMap(({ block }) => (asked.get(block.script) ?? []).flatMap((told) => syntaxFinding(block, told)));
+}
+
+function askBash(scripts: readonly string[]): void {
   const each =
     'i=0; for script; do bash --noprofile --norc -n -c "$script" 2>&1 | while IFS= read -r line; do echo "$i $line"; done; i=$((i+1)); done';
-  const scripts = blocks.map(({ block }) => block.script.replaceAll("\0", ""));
-  const { status, stdout, error } = spawnSync("bash", ["--noprofile", "--norc", "-c", each, "bash", ...scripts], {
+  const words = scripts.map((script) => script.replaceAll("\0", ""));
+  const { status, stdout, error } = spawnSync("bash", ["--noprofile", "--norc", "-c", each, "bash", ...words], {
     encoding: "utf8",
     env: { PATH: process.env.PATH, LC_ALL: "C" },
     stdio: ["ignore", "pipe", "ignore"],
   });
   if (status !== 0)
     throw new OperatorError("program-failed", "bash can't be run to check the syntax", { cause: error });
-  return stdout.split("\n").flatMap((told) => {
-    const [, index = "", line = "", message = ""] = /^(\d+) bash: (?:-c: )?line (\d+): (.*)$/.exec(told) ?? [];
-    const block = blocks[Number(index)]?.block;
-    // Bash shows the line itself in a second line, in quotes.
-    if (index === "" || block === undefined || /^`.*'$/.test(message)) return [];
-    const at = Math.min(Number(line), block.script.split("\n").length);
-    return [{ line: block.line + at, rule: "syntax", message: `bash says: ${message}` }];
-  });
+  const lines = stdout.split("\n");
+  for (const [index, script] of scripts.entries()) {
+    asked.set(
+      script,
+      lines.filter((line) => line.startsWith(`${index} `)),
+    );
+  }
+}
+
+function syntaxFinding({ script, line: fence }: ReadBlock["block"], told: string): Finding[] {
+  const [, line = "", message = ""] = /^\d+ bash: (?:-c: )?line (\d+): (.*)$/.exec(told) ?? [];
+  // Bash shows the line itself in a second line, in quotes.
+  if (line === "" || /^`.*'$/.test(message)) return [];
+  const at = Math.min(Number(line), script.split("\n").length);
+  return [{ line: fence + at, rule: "syntax", message: `bash says: ${message}` }];
 }

@@ -45,7 +45,8 @@ export interface Reading {
 
 /** Never throws: mistakes are part of the result. */
 export function readRunbook(text: string, path: string): Reading {
-  const sheet = readMarkdown(text);
+  // A mistake, told once, and not the others that follow from it.
+  const sheet = readMarkdown(text.replaceAll("\r\n", "\n").replaceAll("\r", " "));
   const mistakes: Finding[] = [...sheet.findings, ...strangeCharacters(text)];
   const tell: Tell = (line, rule, message) => void mistakes.push({ line, rule, message });
   const front = sheet.front === null ? null : readFrontMatter(sheet.front.text, sheet.front.line);
@@ -190,11 +191,14 @@ function checkVars(start: readonly WrittenBlock[], tell: Tell): WrittenBlock | n
 
 function readStep(section: Section, blocks: readonly WrittenBlock[], tell: Tell): Step[] {
   const of = (kind: Block["kind"]) => blocks.filter((block) => block.kind === kind).map(plain);
-  const [action, ...moreActions] = blocks.filter(({ kind }) => kind === "do" || kind === "manual");
+  const actions = blocks.filter(({ kind }) => kind === "do" || kind === "manual");
+  // One without a name is told of already, and is perhaps an illustration.
+  const named = actions.filter(({ name }) => name !== "");
+  const [action, ...moreActions] = named.length === 0 ? actions.slice(0, 1) : named;
   const [undo = null, ...moreUndos] = of("undo");
   for (const { line } of of("vars")) tell(line, "vars", "variables stand before the first `##` heading");
   for (const { line, name } of moreActions) {
-    tell(line, "structure", `${name || "this"} is a second action under one heading: a step has one`);
+    tell(line, "structure", `${name} is a second action under one heading: a step has one`);
   }
   for (const { line } of moreUndos) tell(line, "structure", "this is a second undo under one heading: a step has one");
   if (action === undefined) tell(section.line, "structure", "this step has no action: a block of kind do or manual");
