@@ -47,8 +47,7 @@ ${queues(drill)}
 </section>
 <section>
 <h2>Accounting</h2>
-<ul class="checks">${accountingOf(drill).map((one) => markup`<li class="${one.holds ? "good" : "bad"}">${equationText(one)}</li>`)}</ul>
-${delivered(drill)}
+${accounting(drill)}
 </section>
 <section>
 <h2>Isolation</h2>
@@ -88,7 +87,16 @@ function scenarioPart({ scenario }: DrillReport): Markup | null {
 </section>`;
 }
 
-function figures({ rpoSeconds, rtoSeconds, targets, messages, delivered }: DrillReport): Markup {
+function figures({
+  rpoSeconds,
+  rtoSeconds,
+  targets,
+  messages,
+  delivered,
+  scenario,
+  failure,
+}: DrillReport): Markup | null {
+  if (scenario !== null && failure !== null) return null;
   return markup`<section class="figures">
 ${figure("RPO", duration(rpoSeconds), targetWords(targets.rpo), targets.rpo?.met)}
 ${figure("RTO", duration(rtoSeconds), targetWords(targets.rto), targets.rto?.met)}
@@ -167,6 +175,13 @@ function queues({ queues }: DrillReport): Markup {
       markup`<li><span class="swatch"><svg viewBox="0 0 1 1"><rect class="${queueClass(queue)}" width="1" height="1"/></svg></span>${queue} ${counts.reduce((sum, count) => sum + count, 0)}</li>`,
   );
   return markup`<figure>${queuesPicture(queues)}<ul class="legend">${legend}</ul></figure>`;
+}
+
+function accounting(drill: DrillReport): Markup {
+  const equations = accountingOf(drill);
+  if (equations.length === 0) return markup`<p>Nothing was restored.</p>`;
+  return markup`<ul class="checks">${equations.map((one) => markup`<li class="${one.holds ? "good" : "bad"}">${equationText(one)}</li>`)}</ul>
+${delivered(drill)}`;
 }
 
 function delivered({ delivered, messages }: DrillReport): Markup {

@@ -16,7 +16,8 @@ import { drillsDirectory, type KeptReport, keptReports, type ReadReport, storedR
 
 export interface KeepRequest {
   readonly stateDirectory: string;
-  readonly repository: Repository;
+  /** What is known of one that can't be reached: the report is kept here, and the next drill hands it in. */
+  readonly repository: Repository | { readonly id: string; readonly problem: OperatorError };
   readonly key: SigningKey;
   readonly trusted: Pick<TrustedKeys, "check">;
   readonly signal: AbortSignal;
@@ -45,7 +46,10 @@ export async function keepReport(facts: DrillFacts, request: KeepRequest): Promi
   makePrivateDirectory(drillsDirectory(stateDirectory));
   await using _lock = await lockReports(stateDirectory);
   const seen = loadSeen(stateDirectory, repository.id, "drills");
-  const stored = await orProblem(request, () => storedReports(repository, trusted, request.signal));
+  const stored =
+    "problem" in repository
+      ? repository
+      : await orProblem(request, () => storedReports(repository, trusted, request.signal));
   const kept = keptReports(stateDirectory, repository.id, trusted).reports.filter(
     ({ verdict }) => verdict !== "forged",
   );
@@ -73,9 +77,10 @@ export async function keepReport(facts: DrillFacts, request: KeepRequest): Promi
   writeFileAtomic(join(directory, "report.html"), html);
 
   const result = { signed, directory, html };
+  if ("problem" in repository) return { ...result, handedIn: 0, problem: repository.problem };
   if ("problem" in stored) return { ...result, handedIn: 0, problem: stored.problem };
   const pending = [...kept, { signed, bytes }].filter((one) => own(placeOf(one)));
-  return { ...result, ...(await handIn(request, pending, places)) };
+  return { ...result, ...(await handIn({ ...request, repository }, pending, places)) };
 }
 
 /** Two drills of one host that end at one time get one number each. */
@@ -109,7 +114,7 @@ function believed(...lists: readonly (readonly ReadReport[])[]) {
 
 /** In the order of their numbers, and none behind one that could not be written: the chain there never has a gap of our making. */
 async function handIn(
-  { repository, stateDirectory, key, signal, ...request }: KeepRequest,
+  { repository, stateDirectory, key, signal, ...request }: KeepRequest & { readonly repository: Repository },
   own: readonly Pick<KeptReport, "signed" | "bytes">[],
   places: readonly RecordPlace[],
 ): Promise<Pick<Kept, "handedIn" | "problem">> {

@@ -15,7 +15,7 @@ export function renderMarkdown(signed: SignedDrill): string {
     plain(verdict(drill)),
     `${utc(drill.started)}, drill \`${drill.id}\`, number ${drill.number} of writer \`${drill.writer}\``,
     ...scenarioPart(drill),
-    figures(drill),
+    ...figures(drill),
     "## Deviations",
     ...troubles(drill),
     "## Time by phase",
@@ -25,8 +25,7 @@ export function renderMarkdown(signed: SignedDrill): string {
     "## Queue by age",
     queues(drill),
     "## Accounting",
-    list(accountingOf(drill).map((one) => `${mark(one.holds)} ${plain(equationText(one))}`)),
-    ...delivered(drill),
+    ...accounting(drill),
     "## Isolation",
     `Connections tried outside loopback: ${drill.isolation.outsideConnections ?? "not counted"}`,
     checks(drill.isolation.proofs),
@@ -68,19 +67,22 @@ function scenarioPart({ scenario }: DrillReport): string[] {
   ];
 }
 
-function figures({ rpoSeconds, rtoSeconds, targets, messages, delivered }: DrillReport): string {
-  return table(
-    ["Figure", "Value", ""],
-    [
-      ["RPO", duration(rpoSeconds), targetWords(targets.rpo)],
-      ["RTO", duration(rtoSeconds), targetWords(targets.rto)],
-      ["Restored", `${messages.restored} of ${messages.manifest}`, "messages"],
-      ["Identical", `${messages.identical} of ${messages.restored}`, "byte for byte"],
-      ...(delivered === null
-        ? []
-        : [["Delivered", `${delivered.identical} of ${delivered.promised.messages}`, "as promised"]]),
-    ],
-  );
+function figures({ rpoSeconds, rtoSeconds, targets, messages, delivered, scenario, failure }: DrillReport): string[] {
+  if (scenario !== null && failure !== null) return [];
+  return [
+    table(
+      ["Figure", "Value", ""],
+      [
+        ["RPO", duration(rpoSeconds), targetWords(targets.rpo)],
+        ["RTO", duration(rtoSeconds), targetWords(targets.rto)],
+        ["Restored", `${messages.restored} of ${messages.manifest}`, "messages"],
+        ["Identical", `${messages.identical} of ${messages.restored}`, "byte for byte"],
+        ...(delivered === null
+          ? []
+          : [["Delivered", `${delivered.identical} of ${delivered.promised.messages}`, "as promised"]]),
+      ],
+    ),
+  ];
 }
 
 function troubles({ failure, deviations }: DrillReport): string[] {
@@ -125,6 +127,12 @@ function queues({ queues }: DrillReport): string {
       ...queues.rows.map(({ counts }) => String(counts[column] ?? 0)),
     ]),
   );
+}
+
+function accounting(drill: DrillReport): string[] {
+  const equations = accountingOf(drill);
+  if (equations.length === 0) return ["Nothing was restored."];
+  return [list(equations.map((one) => `${mark(one.holds)} ${plain(equationText(one))}`)), ...delivered(drill)];
 }
 
 function delivered({ delivered, messages }: DrillReport): string[] {

@@ -6,7 +6,6 @@ import { duration, targetWords, utc, verdict, whoRan } from "./words.ts";
 /** The report for a terminal: what it came to and the figures; the whole of it is in the other formats. */
 export function renderText({ drill, key }: SignedDrill): string {
   const { messages, snapshot, scenario, failure, delivered, isolation } = drill;
-  const failed = [...isolation.proofs, ...drill.checks].filter(({ ok }) => !ok);
   const facts: (readonly [string, string])[] = [
     ["drill", `${drill.id}, number ${drill.number}, started ${utc(drill.started)}`],
     ["host", drill.host],
@@ -41,7 +40,6 @@ export function renderText({ drill, key }: SignedDrill): string {
     ...accountingOf(drill).map((one) => `${one.holds ? "  " : "! "}${equationText(one)}`),
     ...(scenario === null ? [] : [`expected  ${scenario.expected}`, `happened  ${scenario.happened}`]),
     ...(failure === null ? [] : [`! ended with an error (${failure.kind}): ${failure.message}`]),
-    ...failed.map(({ name, detail }) => `! ${name}: ${detail}`),
     ...drill.deviations.map((deviation) => `! ${deviation}`),
   ]
     .map(harmless)
