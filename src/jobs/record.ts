@@ -102,7 +102,7 @@ export interface StartedRun {
   /** The time on the schedule it runs for; null for a run by hand, cron or timer. */
   readonly due: string | null;
   /** What stood there before, for the case that this run is refused. */
-  readonly before: Pick<JobRecord, "lastStart" | "running">;
+  readonly before: Pick<JobRecord, "lastStart" | "lastEnd" | "running">;
 }
 
 export interface StartOf {
@@ -117,6 +117,7 @@ export interface StartOf {
 /** Record, durably, that a run begins. Makes `<state>/jobs` where it is missing. */
 export function recordStart(stateDirectory: string, { job, now, due = null, process: runner }: StartOf): StartedRun {
   const record = readJob(stateDirectory, job);
+  const { lastStart, lastEnd, running } = record;
   const start = now.toISOString();
   write(stateDirectory, {
     ...record,
@@ -124,7 +125,7 @@ export function recordStart(stateDirectory: string, { job, now, due = null, proc
     running: runner ?? ourselves(),
     scheduled: due === null ? record.scheduled : { due, start, end: null, exit: null },
   });
-  return { job, start, due, before: { lastStart: record.lastStart, running: record.running } };
+  return { job, start, due, before: { lastStart, lastEnd, running } };
 }
 
 /**
@@ -144,7 +145,10 @@ export function recordEnd(
       ? { ...record.scheduled, end: now.toISOString(), exit }
       : record.scheduled;
   if (exit === lockedExit) {
-    write(stateDirectory, { ...record, ...(ours ? run.before : {}), scheduled, lastLocked: run.start });
+    const { lastStart, lastEnd, running } = run.before;
+    // What held the lock may have ended meanwhile, and left its place to us.
+    const back = { lastStart, running: record.lastEnd === lastEnd ? running : null };
+    write(stateDirectory, { ...record, ...(ours ? back : {}), scheduled, lastLocked: run.start });
     return;
   }
   const good = goodExits.includes(exit);

@@ -54,6 +54,14 @@ test("a run that finds the lock held leaves the one that holds it in its place",
   expect(readJob(state, "backup")).toMatchObject({ lastStart: text(0), lastExit: 0, lastSuccess: text(0) });
 });
 
+test("a run that finds the lock held while the one that holds it ends does not bring that back as a dead one", () => {
+  const long = recordStart(state, { job: "backup", now: at(0) });
+  const refused = recordStart(state, { job: "backup", now: at(5) });
+  recordEnd(state, long, { exit: 0, now: at(6) });
+  recordEnd(state, refused, { exit: 11, now: at(6) });
+  expect(readJob(state, "backup")).toMatchObject({ lastStart: text(0), lastSuccess: text(0), running: null });
+});
+
 test("a run by hand beside a scheduled one does not hide how that ended", () => {
   const scheduled = recordStart(state, { job: "verify", now: at(0), due: text(0) });
   const byHand = recordStart(state, { job: "verify", now: at(1) });
