@@ -135,7 +135,7 @@ function addRecipient({ config, render }: Context, recipient: string): number {
   render.summary({ added: [recipient], file });
   render.text(`added to ${file}, now ${list.length} age recipients`);
   render.note(
-    "what is stored keeps the age recipients it has; the next backup stores everything anew, sealed to all of these",
+    "this holds for packs of later backups; what is stored keeps the age recipients it has (the next backup stores everything anew, sealed to all of these)",
   );
   return 0;
 }
@@ -156,7 +156,7 @@ function removeRecipient({ config, render }: Context, recipient: string): number
   render.summary({ removed: [recipient], file });
   render.text(`removed from ${file}, ${list.length - 1} age recipients left`);
   render.note(
-    "what is stored keeps the age recipients it has, and its identity still opens it; the next backup stores everything anew",
+    "this holds for packs of later backups; what is stored keeps the age recipients it has, and the removed one's identity still opens it (the next backup stores everything anew)",
   );
   return 0;
 }
