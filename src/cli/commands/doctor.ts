@@ -1,9 +1,12 @@
 import { ConfigFault } from "../../config/load.ts";
+import { listenAddress } from "../../config/schema.ts";
+import { type AlertsToExamine, examineAlerts } from "../../doctor/alerts.ts";
 import { examineSetup, type SetupToExamine } from "../../doctor/doctor.ts";
-import type { Finding, Role } from "../../doctor/finding.ts";
+import { type Finding, good, type Role } from "../../doctor/finding.ts";
 import { examineHost } from "../../doctor/host.ts";
 import { Score } from "../../doctor/score.ts";
 import type { Context } from "../context.ts";
+import { isLoopbackAddress } from "../status-server.ts";
 
 export interface DoctorOptions {
   readonly role: Role;
@@ -22,8 +25,23 @@ export async function run(context: Context, options: DoctorOptions): Promise<num
     render.text(findingText(context, finding));
   };
   await examineHost({ role, nodeVersion: process.versions.node, uid: process.getuid?.() ?? -1 }, report);
-  if (configIsSound(context, report)) await examineSetup(setupOf(context, options), report);
+  if (configIsSound(context, report)) {
+    reportStatusPage(context, report);
+    await examineSetup(setupOf(context, options), report);
+    for (const finding of examineAlerts(alertsOf(context))) report(finding);
+  }
   return role === "primary" ? concludePrimary(context, score) : concludeStandby(context, score);
+}
+
+function alertsOf({ config: { schedule, alerts } }: Context): AlertsToExamine {
+  const { webhook_url, command, smtp, heartbeat_url, drill_heartbeat_url } = alerts;
+  const channels = { webhook_url, command: command.length > 0 ? command : undefined, smtp };
+  return {
+    scheduled: (["backup", "verify", "drill", "prune"] as const).filter((job) => schedule[job] !== undefined),
+    channels: Object.entries(channels).flatMap(([name, value]) => (value === undefined ? [] : [name])),
+    heartbeat: heartbeat_url !== undefined,
+    drillHeartbeat: drill_heartbeat_url !== undefined,
+  };
 }
 
 function setupOf(context: Context, { role, probe, probePort25 }: DoctorOptions): SetupToExamine {
@@ -76,6 +94,17 @@ function configIsSound(context: Context, report: (finding: Finding) => void): bo
   }
   report({ ...finding, ok: true, message: context.configFile, remedy: null });
   return true;
+}
+
+function reportStatusPage({ config }: Context, report: (finding: Finding) => void): void {
+  const { listen } = config.status;
+  const host = listen === undefined ? undefined : listenAddress(listen)?.host;
+  if (listen === undefined || host === undefined) return;
+  const alone = host.toLowerCase() === "localhost" || isLoopbackAddress(host);
+  const advice = `whoever can reach ${listen} can read it: a firewall, or 127.0.0.1 behind a web server that asks for a password`;
+  report(
+    good("status page", alone ? `${listen}, for this host only` : `${listen}, for other hosts`, alone ? null : advice),
+  );
 }
 
 function findingText({ render }: Context, { ok, name, message, remedy }: Finding): string {
