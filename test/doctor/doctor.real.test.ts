@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { tryLock } from "../../src/system/lock.ts";
@@ -51,6 +51,20 @@ describe.skipIf(!needs("root", "postfix", "age", "zstd", "tar", "flock", "mount"
         });
       } finally {
         await postfix.setParameter("header_checks", "");
+      }
+    });
+
+    test("a status page for other hosts is said", async () => {
+      const text = readFileSync(config, "utf8");
+      const ask = async (listen: string) => {
+        writeFileSync(config, `${text}\n[status]\nlisten = "${listen}"\n`);
+        return finding(await doctor(), "status page");
+      };
+      try {
+        expect(await ask("127.0.0.1:9625")).toMatchObject({ ok: true, remedy: null });
+        expect(await ask("0.0.0.0:9625")).toMatchObject({ ok: true, remedy: expect.stringContaining("a firewall") });
+      } finally {
+        writeFileSync(config, text);
       }
     });
 
