@@ -6,7 +6,7 @@ import type { ObjectStore } from "../repository/object-store.ts";
 import type { Repository } from "../repository/repository.ts";
 import { makePrivateDirectory } from "../system/files.ts";
 import { type HeldLock, tryLock } from "../system/lock.ts";
-import { copyClaims, copyRemovals } from "./notes.ts";
+import { copyClaims, copyDrills, copyRemovals } from "./notes.ts";
 import { countNewer, keysOf, missingOf, type NeededObject, type PlannedCopy, planCopy, removedNow } from "./plan.ts";
 import { copyRecord } from "./records.ts";
 import type { CopyProblem, CopyRequest } from "./request.ts";
@@ -16,7 +16,7 @@ export type { CopyEvent, CopyProblem, CopyRequest } from "./request.ts";
 
 export interface CopyReport {
   readonly copied: { readonly snapshots: number; readonly objects: number; readonly bytes: number };
-  /** Claims, withdrawals and lists of what a prune removes that were copied. */
+  /** Claims, withdrawals, lists of what a prune removes, and reports of drills that were copied. */
   readonly notes: number;
   /** Snapshots that should be there and are not. */
   readonly behind: number;
@@ -24,7 +24,7 @@ export interface CopyReport {
 }
 
 /**
- * Copy what is missing into a further repository: first what claims and removals say, then one snapshot after another in the
+ * Copy what is missing into a further repository: first what claims, removals and reports of drills say, then one snapshot after another in the
  * order of their numbers, each time packs, parts, and the record last, so that a snapshot which is seen there is whole. Every
  * object's bytes are checked against its name before they go, and by the store's put when they have arrived. Killed anywhere,
  * it is finished by the next.
@@ -91,6 +91,7 @@ async function copyOnce(request: CopyRequest): Promise<CopyReport & { readonly n
   const noted = [
     await copyRemovals(request, target, there, plan.sourceRemovals),
     await copyClaims(request, target, there),
+    await copyDrills(request, target, there),
   ];
   const transfer = new Transfer(request, target, missing.totals.objects);
   const work = new Work(request, target, transfer);

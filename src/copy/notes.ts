@@ -1,5 +1,14 @@
 import { OperatorError } from "../errors.ts";
-import { claimedKey, claimKey, parseClaimKey, prefixes, type RecordPlace, removalKey } from "../repository/layout.ts";
+import {
+  claimedKey,
+  claimKey,
+  drillKey,
+  parseClaimKey,
+  parseDrillKey,
+  prefixes,
+  type RecordPlace,
+  removalKey,
+} from "../repository/layout.ts";
 import type { Repository, SignedRemoval } from "../repository/repository.ts";
 import type { Claim } from "../snapshot/claim.ts";
 import { digestOf } from "../system/digest.ts";
@@ -48,7 +57,7 @@ export async function copyClaims(
   const problems: CopyProblem[] = [];
   let copied = 0;
   const copying = { source, target, trusted, signal };
-  for (const place of await trustedPlaces(source, trusted, signal)) {
+  for (const place of await trustedPlaces({ source, trusted, signal }, prefixes.claims, parseClaimKey)) {
     if (there.has(claimKey(place))) continue;
     const problem = await copyClaim(copying, place, there);
     if (problem === null) copied++;
@@ -57,16 +66,34 @@ export async function copyClaims(
   return { copied, problems };
 }
 
-/** What strangers have written claims nothing. */
+/** Copy reports of drills of trusted writers. */
+export async function copyDrills(
+  request: NotesRequest,
+  target: Repository,
+  there: ReadonlyMap<string, number>,
+): Promise<NotesReport> {
+  const problems: CopyProblem[] = [];
+  let copied = 0;
+  for (const place of await trustedPlaces(request, prefixes.drills, parseDrillKey)) {
+    const key = drillKey(place);
+    if (there.has(key)) continue;
+    const problem = await copyRecord({ ...request, target }, "drill", place, key);
+    if (problem === null) copied++;
+    else problems.push({ kind: "damaged", problem });
+  }
+  return { copied, problems };
+}
+
+/** What strangers have written claims and proves nothing. */
 async function trustedPlaces(
-  source: Repository,
-  { fingerprints }: CopyRequest["trusted"],
-  signal: AbortSignal,
+  { source, trusted, signal }: NotesRequest,
+  prefix: string,
+  parse: (key: string) => RecordPlace | undefined,
 ): Promise<RecordPlace[]> {
-  const writers = new Set(fingerprints.map((fingerprint) => fingerprint.slice(0, 16)));
+  const writers = new Set(trusted.fingerprints.map((fingerprint) => fingerprint.slice(0, 16)));
   const places: RecordPlace[] = [];
-  for await (const { key } of source.store.list(prefixes.claims, signal)) {
-    const place = parseClaimKey(key);
+  for await (const { key } of source.store.list(prefix, signal)) {
+    const place = parse(key);
     if (place !== undefined && writers.has(place.writer)) places.push(place);
   }
   return places;

@@ -4,6 +4,7 @@ import type { RecordPlace } from "../repository/layout.ts";
 import type { Repository } from "../repository/repository.ts";
 import {
   parseClaimRecord,
+  parseDrillRecord,
   parseRemovalRecord,
   parseSnapshotRecord,
   type Signed,
@@ -19,7 +20,7 @@ export interface RecordCopying {
   readonly signal: AbortSignal;
 }
 
-type RecordType = "snapshot" | "removal" | "claim";
+type RecordType = "snapshot" | "removal" | "claim" | "drill";
 
 /**
  * Read a signed record from the source itself, not from a cache, and copy its bytes as they are, if they are what their name
@@ -81,6 +82,10 @@ function parse(type: RecordType, bytes: Buffer, repository: string) {
     case "claim": {
       const signed = parseClaimRecord(bytes, repository);
       return { signed, said: signed.claim };
+    }
+    case "drill": {
+      const signed = parseDrillRecord(bytes, repository);
+      return { signed, said: signed.drill };
     }
   }
 }

@@ -3,11 +3,13 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symli
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadTrustedKeys } from "../../src/crypto/sign.ts";
+import { keepReport } from "../../src/drill/keep.ts";
 import { listClaims, writeClaimRecord, writeDigests } from "../../src/repository/claims.ts";
 import { DirectoryStore } from "../../src/repository/directory.ts";
 import { objectKey } from "../../src/repository/layout.ts";
 import { Repository } from "../../src/repository/repository.ts";
 import { newSigningKey } from "../support/claims.ts";
+import { factsOf } from "../support/drills.ts";
 import { FaultyStore, type StoreCall } from "../support/faulty-store.ts";
 import { HandMade, queueFiles } from "../support/hand-made.ts";
 import { errorOf } from "../support/keys.ts";
@@ -41,6 +43,9 @@ beforeAll(async () => {
     salt: Buffer.alloc(32).toString("base64"),
     digests,
   });
+  const { repository, key, trusted, directory } = made;
+  const state = { stateDirectory: join(directory, "state of a drilling host"), signal: new AbortController().signal };
+  await keepReport(factsOf(), { repository, key, trusted, ...state });
 });
 afterAll(() => made?.[Symbol.asyncDispose]());
 
@@ -51,7 +56,7 @@ describe("a copy", () => {
   test("is made with the same objects, verifies by itself, and is complete", async () => {
     const place = newPlace();
     const report = await copyFrom(made, new DirectoryStore(place));
-    expect(report).toMatchObject({ copied: { snapshots: 3 }, notes: 1, behind: 0, problems: [] });
+    expect(report).toMatchObject({ copied: { snapshots: 3 }, notes: 2, behind: 0, problems: [] });
     expect(objectsIn(place)).toEqual(objectsIn(source));
     expect(await damageIn(made, new DirectoryStore(place))).toEqual([]);
     const claims = await listClaims(await Repository.open(new DirectoryStore(place)), made.trusted);
