@@ -17,7 +17,12 @@ export function lookFor(all: readonly FoundRunbook[], words: readonly string[], 
   const wanted = words.flatMap((word) => word.toLowerCase().split(/\s+/)).filter((word) => word !== "");
   const ranked = all.map((found) => {
     const text = searched(found, index);
-    return { found, hits: wanted.filter((word) => text.includes(word)).length };
+    // `verify-*` among the alerts of a runbook stands for every end of that job.
+    const jobs = (found.reading.front?.alerts ?? []).flatMap((alert) =>
+      alert.endsWith("-*") ? [alert.slice(0, -1)] : [],
+    );
+    const has = (word: string) => text.includes(word) || jobs.some((job) => word.startsWith(job));
+    return { found, hits: wanted.filter(has).length };
   });
   const most = Math.max(1, ...ranked.map(({ hits }) => hits));
   return ranked.filter(({ hits }) => hits === most).map(({ found }) => found);

@@ -22,6 +22,7 @@ export type Need =
   | "munin-run"
   | "visudo"
   | "mmdebstrap"
+  | "shellcheck"
   | "mount"
   | "mount-namespace"
   | "pid-namespace";
@@ -71,6 +72,7 @@ const checks: Record<Need, Check> = {
   fish: { present: () => programs("fish"), remedy: "apt-get install fish" },
   promtool: { present: () => programs("promtool"), remedy: "apt-get install --no-install-recommends prometheus" },
   "munin-run": { present: () => programs("munin-run"), remedy: "apt-get install --no-install-recommends munin-node" },
+  shellcheck: { present: () => programs("shellcheck"), remedy: "apt-get install shellcheck" },
   mmdebstrap: { present: () => programs("mmdebstrap"), remedy: "apt-get install mmdebstrap" },
   visudo: { present: () => programs("visudo"), remedy: "apt-get install sudo" },
   mount: {
