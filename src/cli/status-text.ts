@@ -2,11 +2,12 @@ import { messageQueues } from "../postfix/queue.ts";
 import { ago } from "../status/ago.ts";
 import type { InstanceState, Oldest } from "../status/queue-state.ts";
 import type { Happened, HostStatus, JobStatus, StatusReport } from "../status/report.ts";
+import { runbookOf } from "../status/runbook-of.ts";
 import { heldByUs } from "../status/summary.ts";
 import type { Render } from "./render.ts";
 import { localTime, printable, table } from "./table.ts";
 
-/** `status` for people: how things are, then what is wrong with its remedy, the worst last, where the eye is. */
+/** `status` for people: how things are, then what is wrong with remedy and runbook, the worst last, where the eye is. */
 export function statusText(report: StatusReport, render: Pick<Render, "colour">): string {
   const { problems, instances, repository } = report;
   const critical = problems.some(({ severity }) => severity === "critical");
@@ -17,9 +18,11 @@ export function statusText(report: StatusReport, render: Pick<Render, "colour">)
     happenings(report),
     ...(repository !== null && repository.hosts.length > 1 ? [hostTable(repository.hosts)] : []),
     ...(instances.length > 0 ? [queueTable(instances)] : []),
-    ...[...problems].reverse().map(({ severity, problem, remedy }) => {
+    ...[...problems].reverse().map(({ severity, name, problem, remedy }) => {
       const word = render.colour(severity === "critical" ? "red" : "yellow", severity);
-      return `${word}: ${printable(problem)}\n    ${printable(remedy)}`;
+      const runbook = runbookOf(name);
+      const open = runbook === null ? "" : `\n    runbook ${runbook}: spoolsafe runbook show ${runbook.slice(0, 2)}`;
+      return `${word}: ${printable(problem)}\n    ${printable(remedy)}${open}`;
     }),
   ];
   return parts.join("\n");

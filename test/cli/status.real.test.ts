@@ -73,7 +73,7 @@ describe.skipIf(!needs("root", "postfix", "flock"))("status", () => {
     const never = await scene.status("--json");
     expect(never.code).toBe(1);
     expect(never.json.at(-1)).toMatchObject({ type: "summary", ok: false, lastBackup: null, lastDrill: null });
-    expect(never.json[0]).toMatchObject({ type: "problem", severity: "critical", name: "backup-never" });
+    expect(never.json[0]).toMatchObject({ severity: "critical", name: "backup-never", runbook: "00-triage" });
     const backup = await spoolsafe(["backup", "--config", scene.config]);
     expect(backup.stderr + backup.code).toMatch(/0$/);
   });

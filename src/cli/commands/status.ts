@@ -4,6 +4,7 @@ import { muninConfig, muninDirtyConfig, muninValues } from "../../status/munin.t
 import { nagiosLine, nagiosUnknown } from "../../status/nagios.ts";
 import { prometheusText } from "../../status/prometheus.ts";
 import type { StatusReport } from "../../status/report.ts";
+import { runbookOf } from "../../status/runbook-of.ts";
 import { statusSummary } from "../../status/summary.ts";
 import { zabbixDocument } from "../../status/zabbix.ts";
 import type { Context } from "../context.ts";
@@ -127,7 +128,7 @@ async function inTime(making: Promise<StatusReport>): Promise<StatusReport> {
 /** A line for each problem and each host, then the summary. */
 function jsonLines(report: StatusReport): string {
   const lines = [
-    ...report.problems.map((problem) => ({ type: "problem", ...problem })),
+    ...report.problems.map((problem) => ({ type: "problem", ...problem, runbook: runbookOf(problem.name) })),
     { type: "summary", ...statusSummary(report) },
   ];
   return lines.map((line) => JSON.stringify(line)).join("\n");
