@@ -19,12 +19,16 @@ import {
 } from "@aws-sdk/client-s3";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadSigningKey, loadTrustedKeys } from "../../src/crypto/sign.ts";
+import { keepReport } from "../../src/drill/keep.ts";
 import { prune } from "../../src/prune/prune.ts";
+import { writeDigests } from "../../src/repository/claims.ts";
+import { drillKey } from "../../src/repository/layout.ts";
 import { Repository } from "../../src/repository/repository.ts";
 import { S3Store } from "../../src/repository/s3.ts";
 import { systemClock } from "../../src/system/clock.ts";
 import { sharedCeph } from "../support/ceph.ts";
 import { spoolsafe } from "../support/cli.ts";
+import { factsOf } from "../support/drills.ts";
 import { errorOf } from "../support/keys.ts";
 import { needs } from "../support/needs.ts";
 import type { ObjectServer } from "../support/object-server.ts";
@@ -157,13 +161,25 @@ describe.skipIf(!needs("root", "postfix", "flock", "ceph"))("a repository in a b
     }
   });
 
-  test("is restored and verified with credentials that write nothing but claims", async () => {
+  test("is restored and verified with credentials that write nothing but claims and reports of drills", async () => {
     expect(await run("fourth", "verify", "--level", "deep")).toMatchObject({ code: 0 });
     const to = join(scratch, "restored");
     const { code, json } = await run("fourth", "restore", "latest", "--to", to);
     expect(code).toBe(0);
     expect(json.at(-1)).toMatchObject({ type: "summary", restored: 3 });
     expect(readdirSync(to).length).toBeGreaterThan(0);
+    const repository = await Repository.open(open("fourth"));
+    const [key, trusted] = [
+      loadSigningKey(join(site.directory, "signing.key")),
+      loadTrustedKeys(join(site.directory, "trusted.pub")),
+    ];
+    const host = { stateDirectory: join(scratch, "standby"), signal: new AbortController().signal };
+    const kept = await keepReport(factsOf(), { repository, key, trusted, ...host });
+    expect(kept).toMatchObject({ handedIn: 1, problem: null });
+    expect((await writeDigests(repository, Buffer.from(`${"0".repeat(32)}\n`))).messages).toBe(1);
+    const Key = `mx1/${drillKey({ ...kept.signed.drill, id: kept.signed.id })}`;
+    const { ObjectLockRetainUntilDate: until } = await primary.send(new HeadObjectCommand({ Bucket, Key }));
+    expect(until?.getTime()).toBeGreaterThan(Date.now() + 29 * day);
     const { code: refused, stderr, stdout } = await run("fourth", "backup");
     expect(refused).toBe(1);
     expect(stderr + stdout).toMatch(/AccessDenied/);
