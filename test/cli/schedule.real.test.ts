@@ -54,9 +54,11 @@ class Host implements AsyncDisposable {
 
   start(env: Readonly<Record<string, string>> = {}): void {
     const program = join(builtProgram(), "spoolsafe.js");
+    // Daemon and jobs are as many starts of Node.
+    const compiled = { NODE_COMPILE_CACHE: join(builtProgram(), "compiled") };
     this.#daemon = spawn(process.execPath, [program, "schedule", "run", "--config", this.config], {
       stdio: ["ignore", "ignore", "pipe"],
-      env: { ...process.env, ...env },
+      env: { ...process.env, ...compiled, ...env },
     });
     this.#daemon.stderr?.on("data", (chunk: Buffer) => {
       this.said += chunk.toString();
