@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { OperatorError } from "../errors.ts";
@@ -38,6 +38,7 @@ export async function checkRunbook({ runbook, world, set }: CheckRequest): Promi
   ].flat();
   for (const text of troubles) world.report({ type: "warning", text });
   const directory = mkdtempSync(join(tmpdir(), "spoolsafe-check-"));
+  mkdirSync(join(directory, "work"));
   const command = placeOwnCommand(directory, world.command);
   try {
     const given = new Map(
@@ -54,6 +55,7 @@ export async function checkRunbook({ runbook, world, set }: CheckRequest): Promi
         run: "check",
         directory,
         writable: true,
+        workplace: join(directory, "work"),
         bin: command.directory,
         journal: null,
         secrets,

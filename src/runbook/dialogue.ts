@@ -82,6 +82,20 @@ export class Dialogue {
     return isYes(said.trim()) ? people.name : null;
   }
 
+  /** As `confirm`, and the name of the host is to be typed; --yes does not answer it. */
+  async confirmTyped(text: string, key: string): Promise<string | null> {
+    const { people, host } = this.#desk;
+    const given = this.#answers.get(key);
+    this.#answers.delete(key);
+    const said = given ?? (await people.ask({ text: `${text} type ${host} to go on: ` }));
+    if (said === null) {
+      throw new OperatorError("usage", `${text} can't be asked without a terminal`, {
+        hints: [`give the answer with --answers FILE, and in it: ${key} = "${host}"`],
+      });
+    }
+    return said.trim() === host ? people.name : null;
+  }
+
   #fromFile({ step, confirm }: StepQuestion, given: string): Choice {
     const how = "answers";
     const [, reason] = /^skip:\s*(.*\S)/s.exec(given) ?? [];
@@ -174,6 +188,20 @@ const help = `  r  run the step (d: it is done, where a person does it)
   n  write a note into the report
   u  undo this step, where it can be
   a  abort: stop here; the run can be resumed or undone later`;
+
+/** Ask for the value of a variable that has none. @throws OperatorError `usage` when nobody says one */
+export async function askValue(name: string, people: People): Promise<string> {
+  for (;;) {
+    const said = people.answers.get(name) ?? (await people.ask({ text: `${name} = ` }));
+    if (said === "interrupt") throw new OperatorError("interrupted", "interrupted by SIGINT");
+    if (said === null) {
+      throw new OperatorError("usage", `${name} has no value, and it can't be asked for without a terminal`, {
+        hints: [`give it: --set ${name}=VALUE`],
+      });
+    }
+    if (said.trim() !== "") return said.trim();
+  }
+}
 
 /** Ask a person for every secret of a runbook that the environment does not have. */
 export async function askSecrets(

@@ -27,10 +27,12 @@ export interface ExecutionParts {
   readonly world: RunWorld;
   readonly runbook: Runbook;
   readonly run: string;
-  /** Where blocks work. */
+  /** Of the run: what is kept of its blocks. */
   readonly directory: string;
   /** Whether anything can be written there. */
   readonly writable: boolean;
+  /** Where blocks work: theirs alone, and empty at the start. */
+  readonly workplace: string;
   readonly bin: string | null;
   readonly journal: Journal | null;
   readonly secrets: Secrets;
@@ -245,10 +247,10 @@ export class Execution {
     block: Block,
     onOutput: (text: string) => void,
   ): { started: StartedBlock; files: BlockFiles | null } {
-    const { world, runbook, run, directory, bin, given, secrets, journal } = this.parts;
-    const place = { run, runbook, step: step?.name ?? block.name, directory, bin };
+    const { world, runbook, run, directory, workplace, bin, given, secrets, journal } = this.parts;
+    const place = { run, runbook, step: step?.name ?? block.name, directory: workplace, bin };
     const job: Omit<BlockJob, "files"> = {
-      ...{ script: block.script, name: block.name, directory, secrets, onOutput },
+      ...{ script: block.script, name: block.name, directory: workplace, secrets, onOutput },
       env: blockEnvironment(world, place, given, this.#carried),
       apart: block.expect !== null,
       timeoutMs: block.timeoutMs,

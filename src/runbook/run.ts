@@ -136,14 +136,14 @@ class Running {
         );
       }
     }
-    const shown = values.map(({ name, origin }) => this.#shown(name, origin));
+    const shown = values.map(({ name, value, origin }) => this.#shown(name, value === "" ? "asked" : origin));
     this.#session.journal.append({ event: "variables", values: shown });
     for (const each of shown) world.report({ type: "variable", ...each });
     if (runbook.steps.every((step) => confirmOf(step.action) === "no")) return true;
     return (await this.#session.dialogue.confirm(`run ${runbook.name} on ${world.host}?`, "start")) !== null;
   }
 
-  #shown(name: string, origin: Origin): { name: string; value: string | null; origin: Origin } {
+  #shown(name: string, origin: Origin | "asked") {
     const { runbook, given } = this.#session.parts;
     const value = this.#session.execution.exported.get(name) ?? given.get(name) ?? "";
     return { name, value: runbook.secrets.includes(name) ? null : value, origin };
@@ -251,15 +251,17 @@ class Running {
 
   async #refusalBy(step: Step, block: Block): Promise<string | null> {
     const { clock, report } = this.#session.parts.world;
-    const deadline = clock.monotonic() + notYetMs;
-    for (;;) {
+    // Without a word on it in the fence: as often as fits into five minutes.
+    const tries = block.retry > 1 ? block.retry : Number.POSITIVE_INFINITY;
+    const deadline = clock.monotonic() + (block.retry > 1 ? Number.POSITIVE_INFINITY : notYetMs);
+    for (let attempt = 1; ; attempt++) {
       const result = await this.#session.execution.pre(step, block);
       this.#session.execution.throwIfStopped();
       if (result.outcome === "ok") return null;
       const reason = failureOf(result, block.timeoutMs);
-      if (result.code === exitNotYet && clock.monotonic() < deadline) {
+      if (result.code === exitNotYet && attempt < tries && clock.monotonic() < deadline) {
         report({ type: "waiting", step: step.name, block: block.name, reason: lastLine(result.output) });
-        await this.#session.execution.sleep(notYetEveryMs);
+        await this.#session.execution.sleep(block.everyMs);
       } else if (result.code === exitWarning) return await this.#warned(step, block, lastLine(result.output));
       else return reason;
     }
@@ -328,7 +330,6 @@ const exitNotYet = 75;
 /** Of a condition: a warning, to be acknowledged. */
 const exitWarning = 2;
 const notYetMs = 300_000;
-const notYetEveryMs = 3000;
 
 function lastLine(output: string): string {
   return output.trimEnd().split("\n").at(-1) ?? "";

@@ -1,12 +1,12 @@
-import { readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { OperatorError } from "../errors.ts";
 import { currentBootId } from "../holds/journal.ts";
 import { isAlive } from "../jobs/record.ts";
-import { writeFileAtomic } from "../system/files.ts";
+import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
 import { processStart } from "../system/processes.ts";
-import { askSecrets, Dialogue } from "./dialogue.ts";
+import { askSecrets, askValue, Dialogue } from "./dialogue.ts";
 import { Execution } from "./execution.ts";
 import { Journal } from "./journal.ts";
 import { type OwnCommand, placeOwnCommand } from "./own-command.ts";
@@ -52,6 +52,8 @@ export async function givenValues(
   const given = new Map<string, string>();
   for (const { name, value, origin } of values) {
     if (value !== null && origin !== "default") given.set(name, value);
+    // An empty default means that somebody has to say.
+    else if (value === "") given.set(name, await askValue(name, world.people));
   }
   const { environment, people } = world;
   const asked = await askSecrets(runbook.secrets, (name) => Boolean(set.get(name) || environment[name]), people);
@@ -128,6 +130,14 @@ export interface SessionParts {
   readonly found: FoundRun | null;
 }
 
+/** Theirs alone: a file of a block must not take the place of one of ours. */
+function workplaceOf(directory: string | null): string {
+  if (directory === null) return mkdtempSync(join(tmpdir(), "spoolsafe-run-"));
+  const path = join(directory, "work");
+  makePrivateDirectory(path);
+  return path;
+}
+
 /** A process at work on a run, from its beginning or again: the journal, the blocks, the people. */
 export class RunSession {
   readonly parts: SessionParts;
@@ -154,6 +164,7 @@ export class RunSession {
       ...{ world, runbook, run, secrets, given, journal: this.journal },
       directory: directory ?? tmpdir(),
       writable: directory !== null,
+      workplace: workplaceOf(directory),
       bin: this.#command.directory,
     });
     this.dialogue = new Dialogue({

@@ -12,6 +12,7 @@ import {
   resumeSession,
 } from "./session.ts";
 import { undoStep } from "./undo.ts";
+import { confirmOf } from "./words.ts";
 import type { RunWorld } from "./world.ts";
 
 export interface UndoRequest {
@@ -85,7 +86,10 @@ async function undoSteps(steps: readonly Step[], session: RunSession): Promise<O
       continue;
     }
     session.tell(`undo ${step.name}:\n${step.undo.script.replaceAll(/^/gm, "    ")}`);
-    if ((await dialogue.confirm(`undo ${step.name}?`, step.undo.name)) === null) {
+    const text = `undo ${step.name}?`;
+    const typed = confirmOf(step.undo) === "type";
+    const by = await (typed ? dialogue.confirmTyped(text, step.undo.name) : dialogue.confirm(text, step.undo.name));
+    if (by === null) {
       throw new OperatorError("failed", `stopped at ${step.name}: it is not undone`);
     }
     const failure = await undoStep(step, execution, journal, parts.world);

@@ -78,7 +78,12 @@ export type RunEvent =
       readonly directory: string;
       readonly resumed: boolean;
     }
-  | { readonly type: "variable"; readonly name: string; readonly value: string | null; readonly origin: Origin }
+  | {
+      readonly type: "variable";
+      readonly name: string;
+      readonly value: string | null;
+      readonly origin: Origin | "asked";
+    }
   | {
       readonly type: "step";
       readonly step: string;
