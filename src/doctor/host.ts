@@ -1,4 +1,4 @@
-import { accessSync, constants, statSync } from "node:fs";
+import { accessSync, constants, readFileSync, statSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { bad, type Finding, good, type Report, type Role } from "./finding.ts";
 
@@ -23,6 +23,13 @@ function nodeFinding(version: string): Finding {
 }
 
 function rootFinding({ uid, role }: HostToExamine): Finding {
+  if (uid === 0 && !maySeeOpenFiles()) {
+    return good(
+      "root",
+      "running as root, without CAP_SYS_PTRACE: recovery after a crash can't see a postsuper that is still at work",
+      "give the container that capability: docker run --cap-add=SYS_PTRACE",
+    );
+  }
   if (uid === 0) return good("root", "running as root");
   return role === "primary"
     ? bad("root", `running as user ${uid}, who can't read a mail queue`, "run spoolsafe as root: sudo spoolsafe doctor")
@@ -31,6 +38,12 @@ function rootFinding({ uid, role }: HostToExamine): Finding {
         `running as user ${uid}, who can't place mail in a queue`,
         "run spoolsafe as root: sudo spoolsafe doctor --role standby (verify and restore --to work without)",
       );
+}
+
+/** Links in /proc/PID/fd of other users' processes need CAP_SYS_PTRACE, bit 19 (proc(5), capability.h); containers lack it. */
+function maySeeOpenFiles(): boolean {
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? "0";
+  return ((BigInt(`0x${effective}`) >> 19n) & 1n) === 1n;
 }
 
 const postfixPrograms = ["postconf", "postmulti", "postsuper", "postqueue", "postkick", "postcat"];

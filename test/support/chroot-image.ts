@@ -13,6 +13,7 @@ import {
   renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -262,7 +263,10 @@ function requireInContext(source: string): void {
 }
 
 /** What the image of Node brings along that Debian's packages don't: its node, its npm, and our way to the registry. */
-export function nodeAndNpm(): { readonly mounts: (readonly [string, string])[]; readonly env: Record<string, string> } {
+export function nodeAndNpm(root: string): {
+  readonly mounts: (readonly [string, string])[];
+  readonly env: Record<string, string>;
+} {
   const program = spawnSync("sh", ["-c", "command -v npm"], { encoding: "utf8" }).stdout.trim();
   const npm = dirname(dirname(realpathSync(program)));
   const config = (key: string) => spawnSync("npm", ["config", "get", key], { encoding: "utf8" }).stdout.trim();
@@ -274,6 +278,7 @@ export function nodeAndNpm(): { readonly mounts: (readonly [string, string])[]; 
     ["/etc/ssl/certs", "/etc/ssl/certs"],
     ["/usr/share/ca-certificates", "/usr/share/ca-certificates"],
   ];
+  symlinkSync("../lib/node_modules/npm/bin/npm-cli.js", join(root, "usr/local/bin/npm"));
   const cafile = config("cafile");
   return {
     mounts: wanted.filter(([source]) => existsSync(source)),
