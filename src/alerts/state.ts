@@ -3,6 +3,7 @@ import { join } from "node:path";
 import * as z from "zod";
 import { jobNames } from "../jobs/record.ts";
 import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
 import { conditionKinds } from "./conditions.ts";
 
 /*
@@ -105,13 +106,5 @@ function textIfAny(path: string): string {
     return readFileSync(path, "utf8");
   } catch {
     return "";
-  }
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
   }
 }

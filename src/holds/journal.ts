@@ -1,8 +1,9 @@
 import { closeSync, existsSync, fdatasyncSync, linkSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import * as z from "zod";
-import { errnoOf, OperatorError } from "../errors.ts";
-import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";
+import { OperatorError } from "../errors.ts";
+import { fsyncDirectory, makePrivateDirectory, textIfThere, writeAll } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
 import { syncHold } from "./sync-hold.ts";
 
 /**
@@ -145,24 +146,6 @@ function readJournal(path: string): CaptureJournal | undefined {
   const released = new Set(rest.flatMap((line) => (line.type === "released" ? [line.batch] : [])));
   const open = rest.flatMap((line) => (line.type === "batch" && !released.has(line.batch) ? [line] : []));
   return { path, start, open };
-}
-
-/** The text of a file that may be removed at any moment by the run it belongs to. */
-export function textIfThere(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if (errnoOf(error) === "ENOENT") return undefined;
-    throw error;
-  }
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 /** Remove a journal and its outputs, the journal last: until then recovery would find it again. */

@@ -3,8 +3,9 @@ import { join } from "node:path";
 import * as z from "zod";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { isSameQueue, type QueueIdentity, queueIdentity } from "../postfix/queue-identity.ts";
-import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";
-import { journalDirectory, textIfThere } from "./journal.ts";
+import { fsyncDirectory, makePrivateDirectory, textIfThere, writeAll } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
+import { journalDirectory } from "./journal.ts";
 
 const identity = z.object({ device: z.string(), inode: z.string(), born: z.string().nullable() });
 /** As the first records had it, without the birth of the directory. */
@@ -53,12 +54,4 @@ export function queueRecords<Line extends { readonly queue: QueueIdentity }>(
     const line = schema.safeParse(parseJson(one));
     return line.success && isSameQueue(line.data.queue, queue) ? [line.data] : [];
   });
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

@@ -13,6 +13,7 @@ import {
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { type FoundFile, locateInQueue } from "../postfix/spool.ts";
 import type { Clock } from "../system/clock.ts";
+import { textIfThere } from "../system/files.ts";
 import { writersOf } from "../system/processes.ts";
 import {
   type CaptureJournal,
@@ -21,7 +22,6 @@ import {
   postsuperOutput,
   readJournals,
   removeJournal,
-  textIfThere,
 } from "./journal.ts";
 import { syncHold } from "./sync-hold.ts";
 

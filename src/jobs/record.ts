@@ -1,8 +1,7 @@
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
-import { errnoOf } from "../errors.ts";
-import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
+import { makePrivateDirectory, textIfThere, writeFileAtomic } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
 import { processStart } from "../system/processes.ts";
 import { addBackupRun } from "./history.ts";
 
@@ -81,7 +80,7 @@ export interface JobRecord {
 
 /** The record of a job; everything null where it never ran, and where the file is not a record. */
 export function readJob(stateDirectory: string, job: JobName): JobRecord {
-  const parsed = recordSchema.safeParse(parseJson(textIfThere(fileOf(stateDirectory, job))));
+  const parsed = recordSchema.safeParse(parseJson(textIfThere(fileOf(stateDirectory, job)) ?? ""));
   return parsed.success && parsed.data.job === job ? parsed.data : neverRun(job);
 }
 
@@ -199,21 +198,4 @@ function neverRun(job: JobName): JobRecord {
     missedTarget: null,
     detail: null,
   };
-}
-
-function textIfThere(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if (errnoOf(error) === "ENOENT") return "";
-    throw error;
-  }
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

@@ -4,6 +4,7 @@ import * as z from "zod";
 import { errnoOf, OperatorError } from "../errors.ts";
 import type { RemovedSnapshot } from "../snapshot/record.ts";
 import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
 
 /** What the chain of a writer needs to know of a snapshot whose record's signature is trusted. */
 export interface ChainLink {
@@ -217,14 +218,6 @@ const memorySchema = z.object({
     z.object({ number: z.int().min(1), id: z.string().regex(/^[0-9a-f]{64}$/) }),
   ),
 });
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
 
 function unreadable(path: string, of: ChainOf, cause: unknown): OperatorError {
   const look = of === "snapshots" ? "snapshots" : "drill list";

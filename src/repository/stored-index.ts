@@ -6,6 +6,7 @@ import { logKinds } from "../postfix/queue.ts";
 import type { LogEntry, StoredFile } from "../snapshot/manifest.ts";
 import type { ObjectReference, PartReference } from "../snapshot/snapshot.ts";
 import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
 
 const reference = z.object({ id: z.string(), bytes: z.number() });
 const header = z.object({
@@ -75,14 +76,6 @@ function decompressed(path: string): string | undefined {
     return zstdDecompressSync(readFileSync(path)).toString("utf8");
   } catch {
     // A damaged index costs a full backup and nothing else.
-    return undefined;
-  }
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
     return undefined;
   }
 }

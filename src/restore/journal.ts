@@ -5,6 +5,7 @@ import * as z from "zod";
 import { OperatorError } from "../errors.ts";
 import { logKinds } from "../postfix/queue.ts";
 import { fsyncDirectory, makePrivateDirectory, writeAll } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
 
 const startLine = z.object({
   type: z.literal("start"),
@@ -399,14 +400,6 @@ function parseLine(path: string, text: string, index: number): RunLine {
   const parsed = runLine.safeParse(parseJson(text));
   if (parsed.success) return parsed.data;
   throw unreadable(path, index);
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 function unreadable(path: string, index: number): OperatorError {

@@ -1,9 +1,8 @@
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
-import { errnoOf } from "../errors.ts";
 import { type JobName, jobNames } from "../jobs/record.ts";
-import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
+import { makePrivateDirectory, textIfThere, writeFileAtomic } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
 import type { JobState } from "./engine.ts";
 
 /*
@@ -56,21 +55,4 @@ export function saveStates(stateDirectory: string, jobs: JobStates): void {
 
 export function stateFile(stateDirectory: string): string {
   return join(stateDirectory, "schedule.json");
-}
-
-function textIfThere(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if (errnoOf(error) === "ENOENT") return undefined;
-    throw error;
-  }
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

@@ -1,9 +1,9 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
-import { textIfThere } from "../holds/journal.ts";
 import { isAlive, type JobProcess } from "../jobs/record.ts";
-import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
+import { makePrivateDirectory, textIfThere, writeFileAtomic } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
 import type { DaemonFault } from "./report.ts";
 
 /*
@@ -34,12 +34,4 @@ export function writeDaemonFaults(stateDirectory: string, process: JobProcess, f
 
 function fileOf(stateDirectory: string): string {
   return join(stateDirectory, "schedule-faults.json");
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

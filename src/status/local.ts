@@ -2,12 +2,13 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
 import { errnoOf, OperatorError } from "../errors.ts";
-import { textIfThere } from "../holds/journal.ts";
 import { listHolds } from "../holds/list.ts";
 import { readCopies } from "../jobs/copies.ts";
 import { isRunning, type JobName, type JobRecord, jobNames, readJob } from "../jobs/record.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import type { Clock } from "../system/clock.ts";
+import { textIfThere } from "../system/files.ts";
+import { parseJson } from "../system/json.ts";
 import { daemonFaults } from "./daemon-faults.ts";
 import { type InstanceState, lookAtQueues, mayNotRead } from "./queue-state.ts";
 import type { Happened, HoldStatus, JobStatus, LastBackup, LastVerify, StatusFacts, UnsentAlert } from "./report.ts";
@@ -232,12 +233,4 @@ function unsentAlerts(stateDirectory: string): readonly UnsentAlert[] {
   const parsed = unsentSchema.safeParse(parseJson(text));
   if (parsed.success) return parsed.data;
   return [{ time: new Date(0).toISOString(), channel: path, error: "it can't be read" }];
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

@@ -7,6 +7,7 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readFileSync,
   readSync,
   renameSync,
   rmSync,
@@ -14,7 +15,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname, join, resolve, sep } from "node:path";
-import { OperatorError } from "../errors.ts";
+import { errnoOf, OperatorError } from "../errors.ts";
 
 /**
  * Replace a file so that a reader, or we after a crash, see the old bytes or the new ones and nothing between:
@@ -74,6 +75,16 @@ export function readDescriptor(fd: number): FileRead {
     done += got;
   }
   return { stat, bytes: bytes.subarray(0, done) };
+}
+
+/** The text of a file that may not be there, or not any more: then undefined. */
+export function textIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (errnoOf(error) === "ENOENT") return undefined;
+    throw error;
+  }
 }
 
 /** Read a regular file in one open, following no link in its last component. Throws as `openSync` does. */
