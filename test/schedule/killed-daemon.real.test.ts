@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
@@ -10,7 +10,7 @@ import { needs } from "../support/needs.ts";
 import { chooseSeed, Random } from "../support/random.ts";
 import { destroyScratch, killQuietly, makeScratch } from "../support/scratch.ts";
 import { until } from "../support/wait.ts";
-import { lastTick, logged, type Scene } from "./scene.ts";
+import { heldFile, lastTick, logged, type Scene } from "./scene.ts";
 
 const minute = 60_000;
 const kills = 20;
@@ -89,7 +89,7 @@ function times(offset: number, end: number): number[] {
 }
 
 describe.skipIf(!needs("flock"))("the daemon", () => {
-  test(`killed at ${kills} moments loses no run and doubles none`, async () => {
+  test(`killed at ${kills} moments loses no run, doubles none and leaves no hold`, async () => {
     const random = new Random(chooseSeed("daemon killed"));
     await using one = new Killed();
     const killed = { starting: 0, idle: 0, working: 0, withJob: new Set<string>() };
@@ -128,6 +128,8 @@ describe.skipIf(!needs("flock"))("the daemon", () => {
       `daemon killed: ${killed.starting} starting, ${killed.idle} idle, ${killed.working} at work, ${killed.withJob.size} with the job\n`,
     );
     expect(one.running).toEqual([]);
+    expect(existsSync(heldFile(one.scene)), "no hold left").toBe(false);
+    expect(logged(one.scene, "found-held", "backup"), "no hold left for the next backup").toEqual([]);
     for (const [job, offset] of [
       ["backup", 5],
       ["verify", 20],

@@ -4,7 +4,7 @@ import { runDaemon } from "../../src/schedule/daemon.ts";
 import { makeCalendar, minute } from "../../src/schedule/expression.ts";
 import { systemdNotify } from "../../src/schedule/notify.ts";
 import { loadStates } from "../../src/schedule/state.ts";
-import { readScene, sceneClock } from "./scene.ts";
+import { heldFile, readScene, sceneClock } from "./scene.ts";
 
 /*
  * The real daemon on the clock of a scene, for a test that kills it: node scene-daemon.ts SCENE. A minute passes with every
@@ -37,7 +37,7 @@ await runDaemon({
     return { restart: () => {}, stop: () => clearInterval(timer) };
   },
   commandOf: (job) => [process.execPath, join(import.meta.dirname, "scene-job.ts"), file, job],
-  recovery: ["true"],
+  recovery: ["rm", "-f", heldFile(scene)],
   notify: systemdNotify(process.env),
   report: (event) => process.stderr.write(`${JSON.stringify(event)}\n`),
 });

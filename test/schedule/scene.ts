@@ -13,6 +13,11 @@ export function readScene(path: string): Scene {
   return JSON.parse(readFileSync(path, "utf8"));
 }
 
+/** There while a backup holds something, until it or a recovery gives it back. */
+export function heldFile({ log }: Scene): string {
+  return `${log}.held`;
+}
+
 /** Times of the log's complete lines of this kind. */
 export function logged(scene: Scene, what: string, job: string): number[] {
   const lines = readFileSync(scene.log, "utf8").split("\n").slice(0, -1);
