@@ -3,7 +3,7 @@ import type { Snapshot } from "./snapshot.ts";
 
 export interface Selectable {
   readonly id: string;
-  readonly snapshot: Pick<Snapshot, "host" | "time" | "number">;
+  readonly snapshot: Pick<Snapshot, "host" | "time" | "number" | "writer">;
 }
 
 export interface SelectionScope {
@@ -15,7 +15,7 @@ export interface SelectionScope {
 
 /**
  * The snapshot a SNAP argument means: an id (hexadecimal), a unique prefix of one, `latest`, `latest~N` (N before the
- * newest), or `@TIME`: the newest at or before it. An id is looked for among all hosts unless one was asked for; the others
+ * newest), or `@TIME`: the newest at or before it by the time it names. An id is looked for among all hosts unless one was asked for; the others
  * among the host that is meant.
  *
  * TIME is RFC 3339 or the same without zone, then local time: `@2026-11-24T03:00`, `@2026-11-24 03:00:15Z`. A date alone is
@@ -30,10 +30,10 @@ export function selectSnapshot<T extends Selectable>(spec: string, all: readonly
     });
   }
   if (/^[0-9a-f]+$/i.test(spec)) return byId(spec.toLowerCase(), scope.host === undefined ? all : ofHost(all, scope));
-  const own = newestFirst(ofHost(all, scope));
+  const own = ofHost(all, scope);
   const back = /^latest(?:~(\d{1,9}))?$/.exec(spec);
-  if (back !== null) return stepsBack(own, Number(back[1] ?? 0), spec);
-  if (spec.startsWith("@")) return atOrBefore(own, parseTime(spec.slice(1), spec), spec);
+  if (back !== null) return stepsBack(newestFirst(own, followedAt(own)), Number(back[1] ?? 0), spec);
+  if (spec.startsWith("@")) return atOrBefore(newestFirst(own, timeOf), parseTime(spec.slice(1), spec), spec);
   throw new OperatorError("usage", `${JSON.stringify(spec)} is not a snapshot`, {
     hints: ["name it by id, a unique prefix of one, latest, latest~N, or @TIME such as @2026-11-24T03:00"],
   });
@@ -73,9 +73,28 @@ function described({ id, snapshot }: Selectable): string {
   return `${id.slice(0, 16)} (${snapshot.host}, ${snapshot.time})`;
 }
 
-function newestFirst<T extends Selectable>(all: readonly T[]): T[] {
-  const time = ({ snapshot }: T) => Date.parse(snapshot.time);
+function newestFirst<T extends Selectable>(all: readonly T[], time: (one: T) => number): T[] {
   return [...all].sort((a, b) => time(b) - time(a) || b.snapshot.number - a.snapshot.number);
+}
+
+function timeOf({ snapshot }: Selectable): number {
+  return Date.parse(snapshot.time);
+}
+
+/**
+ * The time of each, but none later than that of one with a higher number of the same writer: a clock that was ahead for one
+ * backup would else make it the latest for as long, and every restore, drill and verify would take it.
+ */
+function followedAt<T extends Selectable>(all: readonly T[]): (one: T) => number {
+  const times = new Map<T, number>();
+  for (const own of Map.groupBy(all, ({ snapshot }) => snapshot.writer).values()) {
+    let next = Number.POSITIVE_INFINITY;
+    for (const one of own.toSorted((a, b) => b.snapshot.number - a.snapshot.number)) {
+      next = Math.min(next, timeOf(one));
+      times.set(one, next);
+    }
+  }
+  return (one) => times.get(one) ?? timeOf(one);
 }
 
 function stepsBack<T extends Selectable>(own: readonly T[], steps: number, spec: string): T {

@@ -2,9 +2,9 @@ import { describe, expect, test } from "vitest";
 import { OperatorError } from "../../src/errors.ts";
 import { selectSnapshot } from "../../src/snapshot/select.ts";
 
-const snapshot = (id: string, host: string, time: string, number = 1) => ({
+const snapshot = (id: string, host: string, time: string, number = 1, writer = host) => ({
   id: id.padEnd(64, "0"),
-  snapshot: { host, time, number },
+  snapshot: { host, time, number, writer },
 });
 const a = snapshot("aa1", "mx1.test", "2026-11-22T02:00:00.000Z", 1);
 const b = snapshot("aa2", "mx1.test", "2026-11-23T02:00:00.000Z", 2);
@@ -29,6 +29,26 @@ describe("SNAP", () => {
     expect(selectSnapshot("latest", all, mx1)).toBe(c);
     expect(selectSnapshot("latest~2", all, mx1)).toBe(a);
     expect(refused("latest~3")).toMatchObject({ kind: "failed", hints: ["the oldest is latest~2"] });
+  });
+
+  test("a clock that was wrong once does not make latest an older one: numbers tell", () => {
+    const ahead = snapshot("ee5", "mx1.test", "2027-11-24T02:00:00.000Z", 4);
+    const after = snapshot("ee6", "mx1.test", "2026-11-25T02:00:00.000Z", 5);
+    const list = [...all, ahead, after];
+    expect(["latest", "latest~1", "latest~2"].map((spec) => selectSnapshot(spec, list, mx1))).toEqual([
+      after,
+      ahead,
+      c,
+    ]);
+    expect(selectSnapshot("@2026-11-25", list, mx1)).toBe(after);
+    // Nothing newer is there, and the one dated years back is the last that was taken.
+    expect(selectSnapshot("latest", [...all, ahead], mx1)).toBe(ahead);
+    const behind = snapshot("ee7", "mx1.test", "2002-01-01T00:00:00.000Z", 6);
+    expect(selectSnapshot("latest", [...list, behind], mx1)).toBe(behind);
+    expect(selectSnapshot("@2026-11-25", [...list, behind], mx1)).toBe(after);
+    // A host that was made anew has a new key, and begins with 1.
+    const anew = snapshot("ff8", "mx1.test", "2026-11-26T02:00:00.000Z", 1, "new key");
+    expect(["latest", "latest~1"].map((spec) => selectSnapshot(spec, [...list, anew], mx1))).toEqual([anew, after]);
   });
 
   test("an id or a unique prefix of one finds it on any host, unless a host is named", () => {

@@ -85,7 +85,7 @@ async function everyRef(
   if (host === undefined) return refs;
   const { taken, damaged } = await repository.takeReadable(
     refs,
-    ({ id, snapshot: { host: of, time, number } }) => ({ id, snapshot: { host: of, time, number } }),
+    ({ id, snapshot: { host: of, time, number, writer } }) => ({ id, snapshot: { host: of, time, number, writer } }),
     signal,
   );
   const own = new Set(ofHost(taken, { host, ownHost: undefined }).map(({ id }) => id));
