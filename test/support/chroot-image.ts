@@ -279,13 +279,18 @@ export function nodeAndNpm(root: string): {
     ["/usr/share/ca-certificates", "/usr/share/ca-certificates"],
   ];
   symlinkSync("../lib/node_modules/npm/bin/npm-cli.js", join(root, "usr/local/bin/npm"));
-  const cafile = config("cafile");
+  // A certificate authority of this machine's own, a proxy.
+  const kept = Object.entries(process.env).filter(([name]) =>
+    /^(NODE_EXTRA_CA_CERTS|https?_proxy|no_proxy)$/i.test(name),
+  );
+  const authority = process.env.NODE_EXTRA_CA_CERTS ?? "";
+  if (authority !== "") wanted.push([authority, authority]);
   return {
     mounts: wanted.filter(([source]) => existsSync(source)),
     env: {
       npm_config_registry: config("registry"),
       npm_config_cache: "/root/.npm",
-      ...(cafile.startsWith("/etc/ssl/certs/") ? { npm_config_cafile: cafile } : {}),
+      ...Object.fromEntries(kept.map(([name, value]) => [name, value ?? ""])),
     },
   };
 }
