@@ -35,7 +35,7 @@ export interface BlockJob {
   /** All of its environment, SPOOLSAFE_* and PATH included. */
   readonly env: Readonly<Record<string, string>>;
   readonly directory: string;
-  /** Null: nothing can be written anywhere. Then output comes through a pipe, and no environment is kept. */
+  /** Null: nothing can be written anywhere. Then output and environment come through pipes. */
   readonly files: BlockFiles | null;
   /** Keep standard error out of `output`. */
   readonly apart: boolean;
@@ -94,7 +94,7 @@ export function startBlock(job: BlockJob): StartedBlock {
       cwd: job.directory,
       env: { ...job.env },
       detached: true,
-      stdio: ["pipe", "ignore", "ignore", output, "pipe", errors],
+      stdio: ["pipe", "ignore", "ignore", output, "pipe", errors, files === null ? "pipe" : "ignore"],
     },
   );
   for (const fd of new Set([output, errors])) if (typeof fd === "number") closeSync(fd);
@@ -124,7 +124,7 @@ export function startBlock(job: BlockJob): StartedBlock {
 /*
  * $1 script with its trap, $2 file that says it has begun, $3 name. Standard input: the program for sed, ended by NUL; what
  * is to be kept out of the environment file, ended by NUL; `go`. Descriptor 3: output, 5: errors, 4: closed when all of the
- * output has been written. A pipe of Node is a socket pair, which can't be opened as /dev/fd/N, as scripts that write to
+ * output has been written, 6: the environment where it has no file. A pipe of Node is a socket pair, which can't be opened as /dev/fd/N, as scripts that write to
  * /dev/stderr do: so bash makes the pipes.
  */
 const beforeBlock = `umask 077
@@ -155,12 +155,12 @@ const gateApart = `${beforeBlock}exec < /dev/null 1${filterInto(3)} 2${filterInt
  * and is no secret, and at the end the exit code, which says that the rest is whole.
  */
 function withTrap({ script, files }: BlockJob): string {
-  if (files === null) return script;
+  const target = files === null ? "&6" : ` ${quoted(files.environment)}`;
   const lines = [
     "spoolsafe_code=$?",
     "set +eu",
     `{ command -p env -0 -u SPOOLSAFE_KEPT_OUT | command -p grep -zvF -f <(printf "%s\\n" "$SPOOLSAFE_KEPT_OUT")`,
-    `printf "${codeName}=%s\\0" "$spoolsafe_code"; } > ${quoted(files.environment)} 2> /dev/null`,
+    `printf "${codeName}=%s\\0" "$spoolsafe_code"; } >${target} 2> /dev/null`,
   ];
   return `trap ${quoted(lines.join("; "))} EXIT; ${script}`;
 }
@@ -212,7 +212,8 @@ async function watch({ job, child, session, exited, follow }: Watched): Promise<
   for (const pipe of pipesOf(child).slice(3)) pipe?.destroy();
   const { output, sha256 } = follow.finish();
   const outcome = session.reason ?? (exit.code === 0 ? "ok" : exit.code === null ? "killed" : "failed");
-  const environment = job.files === null ? null : (readEnvironment(job.files.environment)?.variables ?? null);
+  const left = job.files === null ? parseEnvironment(follow.environment()) : readEnvironment(job.files.environment);
+  const environment = left?.variables ?? null;
   return { outcome, ...exit, ms, output, sha256, environment };
 }
 
@@ -283,6 +284,8 @@ function signalAll(pids: readonly number[], signal: NodeJS.Signals): void {
 interface Follow {
   /** To be called when nothing more comes. */
   finish(): { readonly output: string; readonly sha256: string };
+  /** What came by a pipe of its own. */
+  environment(): string;
 }
 
 const keptBytes = 1024 * 1024;
@@ -298,6 +301,7 @@ function followFile({ output, errors }: BlockFiles, offset: number, job: BlockJo
       const bytes = bytesFrom(output, offset);
       return { output: bytes.subarray(-keptBytes).toString("utf8"), sha256: digestOf(bytes).digest };
     },
+    environment: () => "",
   };
 }
 
@@ -308,7 +312,10 @@ function readAll(tails: readonly Tail[]): void {
 function followPipes(child: ChildProcess, job: BlockJob): Follow {
   const chunks: Buffer[] = [];
   const lines = new Lines(job.onOutput);
-  const [, , , output, , errors] = pipesOf(child);
+  const [, , , output, , errors, variables] = pipesOf(child);
+  const environment: Buffer[] = [];
+  variables?.on("error", () => {});
+  variables?.on("data", (chunk: Buffer) => void environment.push(chunk));
   for (const pipe of [output, job.apart ? errors : undefined]) {
     pipe?.on("error", () => {});
     pipe?.on("data", (chunk: Buffer) => {
@@ -322,6 +329,7 @@ function followPipes(child: ChildProcess, job: BlockJob): Follow {
       const bytes = Buffer.concat(chunks);
       return { output: bytes.subarray(-keptBytes).toString("utf8"), sha256: digestOf(bytes).digest };
     },
+    environment: () => Buffer.concat(environment).toString("utf8"),
   };
 }
 
@@ -405,8 +413,11 @@ export interface LeftEnvironment {
 
 /** What a block's trap left; undefined where it wrote none, or not all of it. */
 export function readEnvironment(path: string): LeftEnvironment | undefined {
-  if (!existsSync(path)) return undefined;
-  const entries = readFileSync(path, "utf8")
+  return existsSync(path) ? parseEnvironment(readFileSync(path, "utf8")) : undefined;
+}
+
+function parseEnvironment(text: string): LeftEnvironment | undefined {
+  const entries = text
     .split("\0")
     .slice(0, -1)
     .map((entry): [string, string] => {

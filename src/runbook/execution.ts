@@ -233,6 +233,7 @@ export class Execution {
     this.#question?.abort();
     const { outcome, code, ms } = result;
     world.report({ type: "block-end", ...of, outcome, code, ms });
+    if (files === null && outcome === "ok") this.#carried = result.environment ?? this.#carried;
     if (files !== null && outcome === "ok") this.#carry(files);
     if (block === step?.action) journal?.append({ event: "step.exit", step: step.name, ...facts(result) });
     else if (block.kind !== "verify") journal?.append({ event: "block", ...of, ...facts(result) });

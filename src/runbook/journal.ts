@@ -119,6 +119,7 @@ export class Journal {
 
   constructor(options: JournalOptions) {
     this.#options = options;
+    if (options.directories.length === 0) options.warn(inMemory);
   }
 
   /** Go on with one that was read. Its torn last line, if it has one, is cut off first. */
@@ -189,9 +190,7 @@ export class Journal {
     this.#fd = undefined;
     this.#place += 1;
     if (this.directory === null) {
-      warn(
-        "nothing can be written anywhere: the journal is in memory only, and THIS RUN CAN'T BE RESUMED if it is lost",
-      );
+      warn(inMemory);
     } else {
       this.#guarded(() => this.#open());
       if (this.directory !== null) warn(`the journal is in ${this.directory} from now on`);
@@ -217,6 +216,9 @@ export class Journal {
     } else this.#open();
   }
 }
+
+const inMemory =
+  "nothing can be written anywhere: the journal is in memory only, and THIS RUN CAN'T BE RESUMED if it is lost";
 
 export function journalFile(runDirectory: string): string {
   return join(runDirectory, "journal.jsonl");
