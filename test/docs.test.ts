@@ -95,7 +95,11 @@ function optionsByCommand(): Map<string, Set<string>> {
   const entries = commands.flatMap((command) =>
     command.commands.length === 0
       ? [{ name: command.name(), command }]
-      : command.commands.map((inner) => ({ name: `${command.name()} ${inner.name()}`, command: inner })),
+      : [
+          // One that does something by itself as well.
+          ...(command.registeredArguments.length > 0 ? [{ name: command.name(), command }] : []),
+          ...command.commands.map((inner) => ({ name: `${command.name()} ${inner.name()}`, command: inner })),
+        ],
   );
   return new Map(
     entries.map(({ name, command }) => [name, new Set(command.options.flatMap(({ long }) => long ?? []))]),
@@ -170,4 +174,5 @@ const examples: Readonly<Record<string, string>> = {
   "QUEUE...": "deferred",
   N: "8",
   MINUTES: "10",
+  SCENARIO: "damaged-pack",
 };

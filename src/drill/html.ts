@@ -100,10 +100,15 @@ function figures({
   return markup`<section class="figures">
 ${figure("RPO", duration(rpoSeconds), targetWords(targets.rpo), targets.rpo?.met)}
 ${figure("RTO", duration(rtoSeconds), targetWords(targets.rto), targets.rto?.met)}
-${figure("Restored", `${messages.restored} of ${messages.manifest}`, "messages", messages.restored === messages.manifest)}
+${figure("Restored", `${messages.restored} of ${due(messages)}`, "messages", messages.restored === due(messages))}
 ${figure("Identical", `${messages.identical} of ${messages.restored}`, "byte for byte", messages.identical === messages.restored)}
 ${delivered === null ? null : figure("Delivered", `${delivered.identical} of ${delivered.promised.messages}`, "as promised", delivered.identical === delivered.promised.messages)}
 </section>`;
+}
+
+/** Messages somebody is still to get. */
+function due({ manifest, finished }: DrillReport["messages"]): number {
+  return manifest - finished;
 }
 
 function figure(name: string, value: string, note: string, good: boolean | undefined): Markup {
@@ -131,7 +136,7 @@ function phases({ phases, rtoSeconds }: DrillReport): Markup {
   if (phases.length === 0) return markup`<p>No phase was reached.</p>`;
   const rows = phases.map(
     ({ name, milliseconds }) =>
-      markup`<tr><td><span class="swatch"><svg viewBox="0 0 1 1"><rect class="phase-${name}" width="1" height="1"/></svg></span>${name}</td><td class="faint">${phaseWords[name]}</td><td class="number">${duration(milliseconds / 1000)}</td></tr>`,
+      markup`<tr><td class="together"><span class="swatch"><svg viewBox="0 0 1 1"><rect class="phase-${name}" width="1" height="1"/></svg></span>${name}</td><td class="faint">${phaseWords[name]}</td><td class="number">${duration(milliseconds / 1000)}</td></tr>`,
   );
   return markup`${phasesPicture(phases)}
 <table><tbody>${rows}</tbody><tfoot><tr><th colspan="2">RTO: from the start to ready</th><td class="number">${duration(rtoSeconds)}</td></tr></tfoot></table>`;
@@ -144,7 +149,7 @@ function history(drill: DrillReport): Markup {
     all.map((one) => ({ started: one.started, ok: one.ok, seconds: pick(one) }));
   const rows = all.map(
     (one) =>
-      markup`<tr${one.id === id ? markup` class="now"` : null}><td>${utc(one.started)}</td><td><code>${one.id}</code></td><td class="number">${duration(one.rpoSeconds)}</td><td class="number">${duration(one.rtoSeconds)}</td><td class="${one.ok ? "good" : "bad"}">${one.ok ? "passed" : "FAILED"}</td></tr>`,
+      markup`<tr${one.id === id ? markup` class="now"` : null}><td class="together">${one.started.slice(0, 16).replace("T", " ")}</td><td class="if-room"><code>${one.id}</code></td><td class="number">${duration(one.rpoSeconds)}</td><td class="number">${duration(one.rtoSeconds)}</td><td class="${one.ok ? "good" : "bad"}">${one.ok ? "passed" : "FAILED"}</td></tr>`,
   );
   return markup`<section>
 <h2>The last drills</h2>
@@ -160,7 +165,7 @@ function history(drill: DrillReport): Markup {
     secondsOf(targets.rto),
   )}</figure>
 </div>
-<div class="wide"><table><thead><tr><th>Started</th><th>Drill</th><th class="number">RPO</th><th class="number">RTO</th><th>Result</th></tr></thead><tbody>${rows}</tbody></table></div>
+<div class="wide"><table><thead><tr><th>Started (UTC)</th><th class="if-room">Drill</th><th class="number">RPO</th><th class="number">RTO</th><th>Result</th></tr></thead><tbody>${rows}</tbody></table></div>
 </section>`;
 }
 
@@ -264,7 +269,7 @@ pre{background:var(--card);padding:.75rem;border-radius:.4rem;white-space:pre-wr
 .figure{background:var(--card);border-radius:.5rem;padding:.7rem .9rem;border-left:4px solid var(--rule)}
 .figure.good{border-color:var(--good)}.figure.bad{border-color:var(--bad)}
 .figure p{margin:0}.figure .name,.figure .note{color:var(--faint);font-size:.85rem}
-.figure .value{color:var(--ink);font-size:1.3rem;font-weight:650}
+.figure .value{color:var(--ink);font-size:1.05rem;font-weight:650}
 .figure.bad .note{color:var(--bad)}
 figure{margin:0}figcaption{font-weight:600;font-size:.9rem}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:1rem}
@@ -279,13 +284,13 @@ svg.bar{max-width:none;height:2rem;border-radius:.3rem}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.25rem 1rem;padding:0;font-size:.9rem}
 table{border-collapse:collapse;width:100%;font-size:.92rem;margin:.5rem 0}
 th,td{text-align:left;padding:.25rem .5rem .25rem 0;border-bottom:1px solid var(--rule);vertical-align:top}
-.number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-.now{font-weight:650}.wide{overflow-x:auto}
+.number{text-align:right;padding-right:1.2rem;white-space:nowrap;font-variant-numeric:tabular-nums}
+.together{white-space:nowrap}.now{font-weight:650}.wide{overflow-x:auto}
 .form td,.form th{border:1px solid var(--rule);padding:.6rem .5rem}.form td{min-width:5rem;height:2.4rem}
 .checks{list-style:none;padding:0;margin:.5rem 0}.checks li{padding:.15rem 0 .15rem 1.6rem;text-indent:-1.6rem;color:var(--ink);overflow-wrap:anywhere}
 .checks li::before{content:"✓";display:inline-block;width:1.6rem;text-indent:0;color:var(--good);font-weight:700}.checks li.bad::before{content:"✗";color:var(--bad)}.checks li.bad{color:var(--bad)}
 dl{display:grid;grid-template-columns:minmax(8rem,auto) 1fr;gap:.2rem 1rem;margin:.5rem 0}dt{color:var(--faint)}dd{margin:0;overflow-wrap:anywhere}
 .record{font-size:.7rem}
-@media (max-width:32rem){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}}
+@media (max-width:32rem){.number{padding-right:.5rem}.if-room{display:none}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}}
 @media print{@page{size:A4;margin:14mm}:root{--ink:#000;--faint:#444;--paper:#fff;--card:#f2f2f2;--rule:#aaa;--good:#0b5f35;--bad:#9b1c14;--now:#2462b4;--before:#9db8d8}body{font-size:10.5pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}main{max-width:none;padding:0}section,figure,tr,li{break-inside:avoid}details{display:none}h2{break-after:avoid}}
 `;

@@ -75,7 +75,7 @@ function figures({ rpoSeconds, rtoSeconds, targets, messages, delivered, scenari
       [
         ["RPO", duration(rpoSeconds), targetWords(targets.rpo)],
         ["RTO", duration(rtoSeconds), targetWords(targets.rto)],
-        ["Restored", `${messages.restored} of ${messages.manifest}`, "messages"],
+        ["Restored", `${messages.restored} of ${messages.manifest - messages.finished}`, "messages"],
         ["Identical", `${messages.identical} of ${messages.restored}`, "byte for byte"],
         ...(delivered === null
           ? []

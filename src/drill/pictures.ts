@@ -1,6 +1,6 @@
 import type { DrillReport } from "../snapshot/drill.ts";
 import { type Markup, markup } from "./markup.ts";
-import { duration, phaseWords } from "./words.ts";
+import { briefly, duration, phaseWords } from "./words.ts";
 
 /*
  * Pictures of a report as inline SVG. Colours are classes: the page has them, for light, dark and paper. All are drawn 360 units
@@ -38,14 +38,13 @@ export function historyPicture(name: string, bars: readonly HistoryBar[], target
     const wide = Math.min(34, slot * 0.6);
     const last = at === bars.length - 1;
     const colour = ok ? (last ? "bar-now" : "bar-before") : "bar-bad";
-    const text = seconds === null ? "?" : duration(seconds);
     const top = y(seconds ?? 0);
-    return markup`<rect class="${colour}" x="${round(middle - wide / 2)}" y="${top}" width="${round(wide)}" height="${round(bottom - top)}"/><text x="${middle}" y="${round(top - 4)}" text-anchor="middle">${text}</text><text class="faint" x="${middle}" y="${bottom + 14}" text-anchor="middle">${started.slice(5, 10)}</text>`;
+    return markup`<rect class="${colour}" x="${round(middle - wide / 2)}" y="${top}" width="${round(wide)}" height="${round(bottom - top)}"/><text x="${middle}" y="${round(top - 4)}" text-anchor="middle">${briefly(seconds)}</text><text class="faint" x="${middle}" y="${bottom + 14}" text-anchor="middle">${started.slice(5, 10)}</text>`;
   });
   const line =
     target === null
       ? null
-      : markup`<line class="target" x1="0" x2="${width}" y1="${y(target)}" y2="${y(target)}"/><text class="target-text" x="2" y="${round(y(target) - 4)}">target ${duration(target)}</text>`;
+      : markup`<line class="target" x1="0" x2="${width}" y1="${y(target)}" y2="${y(target)}"/><text class="target-text" x="2" y="${round(y(target) - 4)}">target ${briefly(target)}</text>`;
   return markup`<svg viewBox="0 0 ${width} 138" role="img" aria-label="${name} of the last drills"><line class="axis" x1="0" x2="${width}" y1="${bottom}" y2="${bottom}"/>${drawn}${line}</svg>`;
 }
 
@@ -54,7 +53,7 @@ export function queuesPicture({ ageLimits, rows }: DrillReport["queues"]): Marku
   const labels = ageLabels(ageLimits);
   const sums = labels.map((_, column) => rows.reduce((sum, { counts }) => sum + (counts[column] ?? 0), 0));
   const most = Math.max(1, ...sums);
-  const [height, left, right] = [18, 84, 48];
+  const [height, left, right] = [18, 100, 40];
   const unit = (width - left - right) / most;
   const bars = labels.map((label, column) => {
     const y = column * height;

@@ -1,15 +1,30 @@
 import type { DrillFacts, DrillPhase, DrillReport } from "../snapshot/drill.ts";
 
-/** "4.2 s", "6 min 12 s", "3 h 05 min", "2 d 4 h"; what is not known is "not known". */
+/** "4.2 s", "6 min 12 s", "3 h 05 min", "2 d 4 h", "26 h"; what is not known is "not known". */
 export function duration(seconds: number | null): string {
   if (seconds === null) return "not known";
   if (seconds < 0) return `-${duration(-seconds)}`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
   if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
-  if (whole < 2 * 86_400) return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
-  return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
+  if (whole < 3600) return inTwo(whole, 60, "min", 1, "s");
+  if (whole < 2 * 86_400) return inTwo(whole, 3600, "h", 60, "min");
+  return inTwo(whole, 86_400, "d", 3600, "h");
+}
+
+function inTwo(seconds: number, large: number, name: string, small: number, more: string): string {
+  const rest = Math.floor((seconds % large) / small);
+  return `${Math.floor(seconds / large)} ${name}${rest === 0 ? "" : ` ${more === "h" ? rest : two(rest)} ${more}`}`;
+}
+
+/** In one unit, for where there is little room: "41 s", "1.2 min", "27 h". */
+export function briefly(seconds: number | null): string {
+  if (seconds === null) return "?";
+  if (seconds < 0) return `-${briefly(-seconds)}`;
+  const [size, name] =
+    seconds < 60 ? [1, "s"] : seconds < 3600 ? [60, "min"] : seconds < 2 * 86_400 ? [3600, "h"] : [86_400, "d"];
+  const value = seconds / size;
+  return `${value < 9.95 ? Math.round(value * 10) / 10 : Math.round(value)} ${name}`;
 }
 
 function two(value: number): string {
@@ -22,13 +37,13 @@ export function utc(time: string): string {
 }
 
 export const phaseWords: Readonly<Record<DrillPhase, string>> = {
-  fetch: "fetch the snapshot from the repository",
-  open: "open and unpack it",
-  place: "place queue and configuration",
-  repair: "repair names",
-  check: "check",
-  ready: "make ready",
-  deliver: "deliver into the sink",
+  fetch: "choose the snapshot, read its record and manifest",
+  open: "fetch and open packs, write files",
+  place: "give every message its place",
+  repair: "repair names, look over the queue",
+  check: "compare with the manifest, ask every map",
+  ready: "start Postfix",
+  deliver: "deliver into the sink (after ready)",
 };
 
 /** What the drill came to, in a sentence. */

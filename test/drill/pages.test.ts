@@ -8,7 +8,7 @@ import { markup } from "../../src/drill/markup.ts";
 import { ageLabels } from "../../src/drill/pictures.ts";
 import { signReport } from "../../src/drill/report.ts";
 import { renderText } from "../../src/drill/text.ts";
-import { duration, missedTarget } from "../../src/drill/words.ts";
+import { briefly, duration, missedTarget } from "../../src/drill/words.ts";
 import type { DrillFacts } from "../../src/snapshot/drill.ts";
 import type { SignedDrill } from "../../src/snapshot/record.ts";
 import { newSigningKey } from "../support/claims.ts";
@@ -72,8 +72,8 @@ describe("the page", () => {
       "PASSED",
       "mx1.example.org",
       "The mail would have been saved",
-      "target 30 min 00 s: met",
-      "1000 of 1002",
+      "target 30 min: met",
+      "1000 of 1000",
     ]) {
       expect(page).toContain(said);
     }
@@ -148,7 +148,7 @@ describe("the Markdown", () => {
   test("says what the record says", () => {
     const text = renderMarkdown(signed());
     expect(text).toContain("# Recovery drill: mx1.example.org: PASSED");
-    expect(text).toContain("| RTO | 41 s | target 30 min 00 s: met |");
+    expect(text).toContain("| RTO | 41 s | target 30 min: met |");
     expect(text.match(/^\| 2026-11-0[123] /gm)).toHaveLength(3);
   });
 });
@@ -182,15 +182,28 @@ test.each([
   [0, "0.0 s"],
   [9.94, "9.9 s"],
   [9.96, "10 s"],
-  [59.6, "1 min 00 s"],
+  [59.6, "1 min"],
+  [61, "1 min 01 s"],
   [372, "6 min 12 s"],
-  [3599.7, "1 h 00 min"],
-  [10_800, "3 h 00 min"],
-  [93_600, "26 h 00 min"],
+  [3599.7, "1 h"],
+  [3900, "1 h 05 min"],
+  [10_800, "3 h"],
+  [93_600, "26 h"],
   [200_000, "2 d 7 h"],
   [-5, "-5.0 s"],
 ])("%s seconds are %s", (seconds, text) => {
   expect(duration(seconds)).toBe(text);
+});
+
+test.each([
+  [null, "?"],
+  [0, "0 s"],
+  [41.3, "41 s"],
+  [71.9, "1.2 min"],
+  [97_300, "27 h"],
+  [200_000, "2.3 d"],
+])("%s seconds are %s where there is little room", (seconds, text) => {
+  expect(briefly(seconds)).toBe(text);
 });
 
 test("columns of age have names", () => {
@@ -207,7 +220,7 @@ test("columns of age have names", () => {
 test("what a drill missed is said in a line, unless something worse is wrong", () => {
   const targets = { rpo: { seconds: 93_600, met: true }, rto: { seconds: 60, met: false } };
   const facts = factsOf({ ok: false, failure: null, deviations: [], targets, rtoSeconds: 75 });
-  expect(missedTarget(facts)).toBe("rto 1 min 15 s, the target is 1 min 00 s");
+  expect(missedTarget(facts)).toBe("rto 1 min 15 s, the target is 1 min");
   expect(missedTarget({ ...facts, deviations: ["a message is not the same"] })).toBeNull();
   expect(missedTarget({ ...facts, targets: { rpo: null, rto: null } })).toBeNull();
 });
