@@ -4,7 +4,7 @@ import { problemNames } from "../../src/status/report.ts";
 import { runbookNames, runbookOf } from "../../src/status/runbook-of.ts";
 
 test("every problem and every alert has a runbook, but for those whose remedy is all there is to do", () => {
-  const ends = ["died", "failed", "incomplete", "missed", "old"] as const;
+  const ends = ["died", "failed", "incomplete", "missed", "overdue", "target", "old"] as const;
   const names = [...problemNames, ...jobNames.flatMap((job) => ends.map((end) => `${job}-${end}` as const))];
   const without = names.filter((name) => runbookOf(name) === null);
   expect(without).toEqual(["backup-future", "untrusted", "alerts-unsent", "status-page", "status-stale", "textfile"]);
