@@ -16,6 +16,7 @@ import { secondsOf } from "../restore/target.ts";
 import type { DrillCheck, DrillFacts, DrillPhase, DrillTarget } from "../snapshot/drill.ts";
 import type { Manifest, MessageEntry } from "../snapshot/manifest.ts";
 import type { Clock } from "../system/clock.ts";
+import { run } from "../system/exec.ts";
 import { checkMaps, configurationChecks, type RestoredConfiguration, restoreConfiguration } from "./configuration.ts";
 import { deliverAll } from "./deliver.ts";
 import { DrillPostfix } from "./instance.ts";
@@ -80,6 +81,7 @@ export type DrillEvent =
 export async function performDrill(job: DrillJob): Promise<DrillFacts> {
   const { clock, stateDirectory, workDirectory } = job;
   const started = clock.now();
+  await requirePostfix(job.signal);
   const id = randomBytes(6).toString("hex");
   const watch = new Stopwatch(clock, (phase) => job.report?.({ type: "phase", phase }));
   const workplace = await Workplace.make(id, stateDirectory, workDirectory, clock);
@@ -91,6 +93,18 @@ export async function performDrill(job: DrillJob): Promise<DrillFacts> {
   } finally {
     await drill.close();
     await workplace.remove();
+  }
+}
+
+async function requirePostfix(signal: AbortSignal | undefined): Promise<void> {
+  try {
+    await run("postconf", ["-dh", "mail_version"], signal === undefined ? {} : { signal });
+  } catch (cause) {
+    signal?.throwIfAborted();
+    throw new OperatorError("config", "Postfix is not installed here, and a drill needs one of its own", {
+      hints: ["install Postfix; it need not be configured (Debian: apt-get install postfix)"],
+      cause,
+    });
   }
 }
 

@@ -67,7 +67,10 @@ function daemon(request: UnitsFor): string {
     "# Not when there is something to correct first: wrong usage or configuration, or a second daemon.",
     "RestartPreventExitStatus=2 11",
     ...stopping,
-    ...hardening(request),
+    ...hardening(
+      request,
+      request.jobs.some(({ job }) => job === "drill"),
+    ),
     "",
     "[Install]",
     "WantedBy=multi-user.target",
@@ -104,7 +107,7 @@ function jobUnits({ job, ...plan }: UnitsFor["jobs"][number], request: UnitsFor)
     "RestartSec=1min",
     `RuntimeMaxSec=${deadlineMinutes}min`,
     ...stopping,
-    ...hardening(request),
+    ...hardening(request, job === "drill"),
   );
   const timer = lines(
     "[Unit]",
@@ -207,14 +210,16 @@ function backsUp({ jobs }: UnitsFor): boolean {
  * Root with few of root's powers: reading every queue, postsuper (which becomes the owner of the queue), signals to
  * Postfix's master, and the open files and locks of its processes. Not MemoryDenyWriteExecute= (Node compiles what it runs)
  * and not RestrictSUIDSGID= (a queue has directories with those bits).
+ *
+ * @param drills a drill makes a network of its own for its Postfix, which takes CAP_SYS_ADMIN, and CAP_NET_ADMIN for loopback
  */
-function hardening({ writes }: UnitsFor): string[] {
+function hardening({ writes }: UnitsFor, drills: boolean): string[] {
   const closed = ["/usr", "/boot", "/etc", "/home", "/root", "/run/user"];
   const open = [...new Set(writes)].filter((file) => closed.some((top) => file === top || file.startsWith(`${top}/`)));
   return [
     "UMask=0077",
     "NoNewPrivileges=yes",
-    "CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID CAP_SYS_PTRACE",
+    `CapabilityBoundingSet=${[...capabilities, ...(drills ? forDrills : [])].join(" ")}`,
     "ProtectSystem=full",
     "ProtectHome=read-only",
     ...(open.length === 0 ? [] : [`ReadWritePaths=${open.map((file) => path(`-${file}`)).join(" ")}`]),
@@ -227,11 +232,17 @@ function hardening({ writes }: UnitsFor): string[] {
     "ProtectKernelTunables=yes",
     "LockPersonality=yes",
     "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
-    "RestrictNamespaces=yes",
+    `RestrictNamespaces=${drills ? "net" : "yes"}`,
     "RestrictRealtime=yes",
     "SystemCallArchitectures=native",
   ];
 }
+
+const capabilities = [
+  ...["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID"],
+  ...["CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SYS_PTRACE"],
+];
+const forDrills = ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"];
 
 function command({ program, options }: UnitsFor, ...words: readonly string[]): string {
   return [...program, ...words, ...options].map(word).join(" ");

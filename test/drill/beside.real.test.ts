@@ -1,6 +1,8 @@
 import { appendFileSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { makeCalendar } from "../../src/schedule/expression.ts";
+import { daemonUnits } from "../../src/schedule/units.ts";
 import { drillPhases } from "../../src/snapshot/drill.ts";
 import { spoolsafe } from "../support/cli.ts";
 import { fingerprints } from "../support/compare.ts";
@@ -127,23 +129,45 @@ describe.skipIf(!needs("root", "postfix", "flock", "mount-namespace"))("beside a
     expectNothingLeft();
   });
 
-  test("a missed target is exit 1, and without an identity it is exit 12", async () => {
+  test("a missed target is exit 1, an interrupted drill 130, one without an identity 12; nothing is left of any", async () => {
     const { site } = used();
     const config = site.configure([]);
     appendFileSync(config, '[drill]\nrto = "1s"\n');
     const command = ["drill", "--json", "--work-directory", scratch, "--config", config];
-    const [missed, without] = await Promise.all([
-      spoolsafe([...command, "--identity-file", join(site.directory, "identity.txt")], { timeoutMs: 120_000 }),
+    const identity = ["--identity-file", join(site.directory, "identity.txt")];
+    const [missed, without, ended] = await Promise.all([
+      // With no more than the units of `schedule install` leave of root's powers.
+      spoolsafe([...command, ...identity], { timeoutMs: 120_000, under: ["setpriv", "--no-new-privs", ...bounding()] }),
       spoolsafe(command),
+      spoolsafe([...command, ...identity], {
+        timeoutMs: 120_000,
+        meanwhile: (child) =>
+          child.stdout?.on("data", (chunk: Buffer) => {
+            if (chunk.toString().includes('"phase":"ready"')) child.kill("SIGTERM");
+          }),
+      }),
     ]);
+    expect(ended.code, ended.stderr).toBe(130);
     expect(missed.code, missed.stderr).toBe(1);
     expect(missed.json.at(-1)).toMatchObject({
       ...{ type: "summary", ok: false, deviations: [], delivered: null },
       targets: { rto: { seconds: 1, met: false } },
       messages: { identical: 16 },
+      outsideConnections: 0,
     });
     expect(without.code).toBe(12);
     expect(without.json.at(-1)).toMatchObject({ type: "error", kind: "no-identity", exit: 12 });
     expectNothingLeft();
   });
 });
+
+/** The capabilities the schedule's service has where drills are on it, as an argument of setpriv(1). */
+function bounding(): string[] {
+  const drills = { job: "drill", calendar: makeCalendar("0 5 1 * *", "UTC"), jitterMs: 0, catchUpMs: 0 } as const;
+  const [unit] = daemonUnits({
+    ...{ jobs: [drills], jitterMs: 0, program: ["spoolsafe"], options: [], writes: [] },
+    configFile: "/etc/spoolsafe/spoolsafe.toml",
+  });
+  const named = /^CapabilityBoundingSet=(.*)$/m.exec(unit?.text ?? "")?.[1]?.split(" ") ?? [];
+  return [`--bounding-set=-all,${named.map((name) => `+${name.slice(4).toLowerCase()}`).join(",")}`];
+}

@@ -46,6 +46,20 @@ describe("units", () => {
     expect(daemonUnits(standby)[0]?.text).not.toContain("holds release");
   });
 
+  test("only what drills may make a network of its own", () => {
+    const drilling = request({ verify: "30 4 * * 0", drill: "0 5 1 * *" });
+    const [daemon] = daemonUnits(drilling);
+    const timers = timerUnits(drilling).filter(({ name }) => name.endsWith(".service"));
+    const allowed = [daemon, ...timers].flatMap(
+      (unit) => unit?.text.match(/^RestrictNamespaces=.*|CAP_SYS_ADMIN/gm) ?? [],
+    );
+    expect(allowed).toEqual([
+      ...["CAP_SYS_ADMIN", "RestrictNamespaces=net"],
+      "RestrictNamespaces=yes",
+      ...["CAP_SYS_ADMIN", "RestrictNamespaces=net"],
+    ]);
+  });
+
   test("words of a command line arrive as they are, and what is written can be written", () => {
     const [unit] = daemonUnits(
       request(
