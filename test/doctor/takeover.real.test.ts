@@ -531,7 +531,7 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
 
     test("behind the repository's, and with --probe also ahead of it", async () => {
       expect(await standby.wrong(shifted(-hour))).toEqual([
-        expect.stringMatching(/^clock: this host's clock is 3[56]\d\d s behind that of file:.* \| let NTP set it/),
+        expect.stringMatching(/^clock: this host's clock is [23]\d\d\d s behind that of file:.* \| let NTP set it/),
       ]);
       expect(await standby.passed("clock")).toEqual([expect.stringMatching(/not behind .* \(--probe also tells/)]);
       expect(await standby.wrong({ ...shifted(hour), probe: true })).toEqual([
