@@ -51,17 +51,13 @@ export function readFrontMatter(
 ): { readonly values: FrontMatter | null; readonly findings: readonly Finding[] } {
   const counter = new LineCounter();
   // Anchors could make a small text huge, and nothing here needs them: an alias is an error of its own below.
-  const document = parseDocument(text, { lineCounter: counter, schema: "core", customTags: [], logLevel: "silent" });
+  const document = parseDocument(text, { lineCounter: counter, schema: "core", customTags: [] });
   const findings: Finding[] = [];
   const lineAt = (offset: number) => line + counter.linePos(offset).line - 1;
   const tell = (at: number, message: string) => findings.push({ line: at, rule: "front-matter", message });
-  for (const { message, pos } of document.errors) tell(lineAt(pos[0]), firstLine(message));
+  for (const { message, pos } of [...document.errors, ...document.warnings]) tell(lineAt(pos[0]), firstLine(message));
   visit(document, {
     Alias: (_, { range }) => void tell(lineAt(range?.[0] ?? 0), "references (*name) are not allowed"),
-    Node: (_, node) => {
-      if ("tag" in node && node.tag?.startsWith("!"))
-        tell(lineAt(node.range?.[0] ?? 0), "tags (!name) are not allowed");
-    },
   });
   if (findings.length > 0) return { values: null, findings };
   const read = schema.safeParse(document.toJS() ?? {});
@@ -70,14 +66,16 @@ export function readFrontMatter(
   for (const issue of read.error.issues) {
     if (issue.code === "unrecognized_keys") {
       for (const key of issue.keys) tell(place([...issue.path, key]), `unknown key ${[...issue.path, key].join(".")}`);
-    } else tell(place(issue.path), `${issue.path.join(".") || "the front matter"}: ${wording(issue)}`);
+    } else
+      tell(
+        place(issue.path),
+        `${issue.path.join(".") || "the front matter"}: ${document.hasIn(issue.path) ? wording(issue) : "it is missing"}`,
+      );
   }
   return { values: null, findings };
 }
 
 function wording(issue: z.core.$ZodIssue): string {
-  if (issue.code === "invalid_type" && issue.message.endsWith("received undefined")) return "it is missing";
-  if (issue.input === undefined && issue.code === "invalid_value") return `it is missing: ${issue.message}`;
   return issue.message.charAt(0).toLowerCase() + issue.message.slice(1);
 }
 

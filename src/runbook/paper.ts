@@ -1,6 +1,6 @@
 import type { Block, ExpectLine, Runbook, Step } from "./runbook.ts";
 import type { EffectiveValue } from "./values.ts";
-import { confirmOf, confirmWords, durationWords, riskWords } from "./words.ts";
+import { confirmOf, durationWords, riskWords } from "./words.ts";
 
 /** Columns of the sheet. */
 const width = 80;
@@ -73,7 +73,7 @@ function preparation({ steps, secrets, variables }: Runbook, values: readonly Ef
     'export SPOOLSAFE_RUN_DIR="/var/tmp/$SPOOLSAFE_RUN_ID"',
     'mkdir -m 0700 "$SPOOLSAFE_RUN_DIR"',
   ];
-  const asked = secrets.map((name) => `read -rsp '${name}: ' ${name}; export ${name}; echo`);
+  const asked = secrets.flatMap((name) => [`read -rsp '${name}: ' ${name}`, `export ${name}; echo`]);
   const exported = values.filter(({ value }) => value !== null).map(exportLine);
   const lines = [...(needsDirectory ? directory : []), ...asked, ...exported];
   if (lines.length === 0) return [];
@@ -100,12 +100,12 @@ function stepLines({ heading, prose: text, pre, action, verify, undo }: Step): s
   return [
     ...wrap(heading, "[ ] "),
     ...prose(text, 4),
-    ...pre.flatMap((block) => ["", `    [ ] Before: this must succeed${limits(block)}`, ...commands(block)]),
+    ...pre.flatMap((block) => ["", ...wrap(`Before: must succeed${limits(block)}`, "    [ ] "), ...commands(block)]),
     "",
     ...actionLines(action),
     ...verify.flatMap((block) => [
       "",
-      `    [ ] Check: this must succeed${limits(block)}`,
+      ...wrap(`Check: must succeed${limits(block)}`, "    [ ] "),
       ...commands(block),
       ...expected(block),
     ]),
@@ -116,18 +116,18 @@ function stepLines({ heading, prose: text, pre, action, verify, undo }: Step): s
 }
 
 function actionLines(action: Block): string[] {
-  if (action.kind === "manual") {
-    const words = action.risk === null ? "" : `: ${riskWords[action.risk]}`;
-    return [`    [ ] By hand${words}`, ...commands(action)];
-  }
   const risk = action.risk === null ? "" : `: ${riskWords[action.risk]}`;
-  const confirm = confirmOf(action) === "no" ? "" : `; ${confirmWords[confirmOf(action)]}`;
-  return [...wrap(`Do${risk}${limits(action)}${confirm}`, "    [ ] "), ...commands(action)];
+  const sure =
+    confirmOf(action) === "type"
+      ? ["    [ ] This is the right host. Its name: _____________________________________"]
+      : [];
+  const what = action.kind === "manual" ? "By hand" : "Do";
+  return [...sure, ...wrap(`${what}${risk}${limits(action)}`, "    [ ] "), ...commands(action)];
 }
 
 function limits({ timeoutMs, retry, everyMs }: Block): string {
   if (!Number.isFinite(timeoutMs)) return "";
-  const tries = retry > 1 ? `, up to ${retry} times, ${durationWords(everyMs)} apart` : "";
+  const tries = retry > 1 ? `; up to ${retry} tries, ${durationWords(everyMs)} apart` : "";
   return `; at most ${durationWords(timeoutMs)}${tries}`;
 }
 
