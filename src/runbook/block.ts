@@ -20,12 +20,12 @@ export interface BlockFiles {
   readonly errors: string;
   /** The environment it ended with, and its exit code: there as soon as it has ended, whoever is left to see it. */
   readonly environment: string;
-  /** There once it was let go; without it, nothing of it was executed. */
-  readonly begun: string;
+  /** There until it is let go: while it is, nothing was executed. (Taken away, not made: a full disk must not lie.) */
+  readonly waiting: string;
 }
 
 export function blockFiles(stem: string): BlockFiles {
-  return { output: `${stem}.out`, errors: `${stem}.err`, environment: `${stem}.env`, begun: `${stem}.begun` };
+  return { output: `${stem}.out`, errors: `${stem}.err`, environment: `${stem}.env`, waiting: `${stem}.waiting` };
 }
 
 export interface BlockJob {
@@ -85,11 +85,23 @@ export function startBlock(job: BlockJob): StartedBlock {
   const { files } = job;
   const output = files === null ? "pipe" : openAppend(files.output);
   const errors = files === null || !job.apart ? output : openAppend(files.errors);
-  if (files !== null) for (const old of [files.environment, files.begun]) rmSync(old, { force: true });
+  if (files !== null) {
+    rmSync(files.environment, { force: true });
+    closeSync(openAppend(files.waiting));
+  }
   const offset = typeof output === "number" ? fstatSync(output).size : 0;
   const child = spawn(
     "/bin/bash",
-    ["--noprofile", "--norc", "-c", job.apart ? gateApart : gate, "gate", withTrap(job), files?.begun ?? "", job.name],
+    [
+      "--noprofile",
+      "--norc",
+      "-c",
+      job.apart ? gateApart : gate,
+      "gate",
+      withTrap(job),
+      files?.waiting ?? "",
+      job.name,
+    ],
     {
       cwd: job.directory,
       env: { ...job.env },
@@ -122,7 +134,7 @@ export function startBlock(job: BlockJob): StartedBlock {
 }
 
 /*
- * $1 script with its trap, $2 file that says it has begun, $3 name. Standard input: the program for sed, ended by NUL; what
+ * $1 script with its trap, $2 file that says it waits, $3 name. Standard input: the program for sed, ended by NUL; what
  * is to be kept out of the environment file, ended by NUL; `go`. Descriptor 3: output, 5: errors, 4: closed when all of the
  * output has been written, 6: the environment where it has no file. A pipe of Node is a socket pair, which can't be opened as /dev/fd/N, as scripts that write to
  * /dev/stderr do: so bash makes the pipes.
@@ -131,7 +143,7 @@ const beforeBlock = `umask 077
 IFS= read -r -d '' filter || exit 0
 IFS= read -r -d '' SPOOLSAFE_KEPT_OUT || exit 0
 read -r go || exit 0
-if [ -n "$2" ]; then : > "$2"; fi
+rm -f -- "$2"
 `;
 const becomeBlock = `exec 3>&- 4>&- 5>&-
 SPOOLSAFE_KEPT_OUT=$SPOOLSAFE_KEPT_OUT exec /bin/bash --noprofile --norc -euo pipefail -c "$1" "$3"`;

@@ -178,13 +178,15 @@ export class Execution {
     const { directory, journal } = this.parts;
     const files = [directory, ...(journal?.otherDirectories ?? [])]
       .map((home) => blockFiles(this.#stem(step, step.action, home)))
-      .find(({ begun }) => existsSync(begun));
+      .find(({ waiting, output }) => existsSync(waiting) || existsSync(output));
     const process = left.process !== null && left.process.bootId === currentBootId() ? left.process : null;
     if (process !== null && isAlive(process)) {
       if (wasLetGo(process)) await this.#waitFor(step, process, left.startedAt);
       else await endSession(process.pid, 1000);
     }
-    if (files === undefined) return this.parts.writable ? "never-ran" : "unknown";
+    if (files === undefined) return "unknown";
+    // After a boot nobody knows what of a directory's last moments has come to the disk.
+    if (process !== null && existsSync(files.waiting)) return "never-ran";
     const environment = readEnvironment(files.environment);
     if (environment === undefined) return "unknown";
     if (environment.code !== 0) return "failed";
@@ -237,8 +239,7 @@ export class Execution {
     if (files !== null && outcome === "ok") this.#carry(files);
     if (block === step?.action) journal?.append({ event: "step.exit", step: step.name, ...facts(result) });
     else if (block.kind !== "verify") journal?.append({ event: "block", ...of, ...facts(result) });
-    if (block.kind !== "do" && files !== null)
-      for (const file of [files.begun, files.environment]) rmSync(file, { force: true });
+    if (block.kind !== "do" && files !== null) rmSync(files.environment, { force: true });
     return result;
   }
 

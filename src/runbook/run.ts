@@ -198,7 +198,7 @@ class Running {
     const begun = this.#session.parts.world.clock.now();
     const done = (how: string) => this.#done(step, how, this.#session.parts.world.clock.now() - begun);
     this.#session.journal.append({ event: "step.offered", step: step.name });
-    if (left?.ran && (await this.#holdsAlready(step, left)).ok) return done("verified after it was resumed");
+    if (left?.ran && (await this.#holdsAlready(step, left))) return done("verified after it was resumed");
     let failure: string | null = null;
     let agreed = false;
     for (;;) {
@@ -222,19 +222,18 @@ class Running {
     }
   }
 
-  /** Of a step that was begun before a stop: whether it turns out to be done. */
-  async #holdsAlready(step: Step, left: StepProgress): Promise<Verdict> {
+  /**
+   * Of a step that was begun before a stop: whether it turns out to be done. One that was never let go, and one that only reads,
+   * are run like any other: their verify may hold without them, and a later step may need what they export.
+   */
+  async #holdsAlready(step: Step, left: StepProgress): Promise<boolean> {
     const manual = step.action.kind === "manual";
     const action = manual || left.exited ? "unknown" : await this.#session.execution.settle(step, left);
-    const verdict = await this.#session.execution.verify(
-      step,
-      action === "never-ran" || action === "failed" ? "once" : "all",
-    );
-    const how = { "never-ran": "had not begun", failed: "had failed", "ended-well": "had ended", unknown: "was begun" }[
-      action
-    ];
-    if (!verdict.ok) this.#session.tell(`${step.name} ${how} when the run stopped, and is not done`);
-    return verdict;
+    if (action === "never-ran" || step.action.risk === "read") return false;
+    const { ok } = await this.#session.execution.verify(step, action === "failed" ? "once" : "all");
+    const how = { failed: "had failed", "ended-well": "had ended", unknown: "was begun" }[action];
+    if (!ok) this.#session.tell(`${step.name} ${how} when the run stopped, and is not done`);
+    return ok;
   }
 
   /** Its conditions, in order: null when all of them hold, else why not. */

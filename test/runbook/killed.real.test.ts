@@ -1,0 +1,133 @@
+import { spawn } from "node:child_process";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import { journalFile } from "../../src/runbook/journal.ts";
+import { runNames } from "../../src/runbook/run-directory.ts";
+import { spoolsafe } from "../support/cli.ts";
+import { needs } from "../support/needs.ts";
+import type { CrashPoint, RunnerOrder } from "../support/runbook.ts";
+import { processesOf } from "../support/scratch.ts";
+import { until } from "../support/wait.ts";
+import { Bench, canary, fixture } from "./bench.ts";
+
+const path = fileURLToPath(new URL("../fixtures/runbooks/90-three-steps.md", import.meta.url));
+const typed = { second: "mx.test" };
+
+/** A runner in a process of its own that kills itself at this point of this step. Resolves at its end. */
+async function killedRunner(bench: Bench, point: CrashPoint, step: string): Promise<void> {
+  const killed = ["look", "first", "second"].filter((name) => name !== step);
+  const order: RunnerOrder = {
+    ...{ runbook: path, places: [bench.runs], point, killed, run: null, command: ["/bin/false"] },
+    postfix: { configDirectory: bench.directory, queueDirectory: bench.directory },
+    ...{ config: join(bench.directory, "none.toml"), set: { PLACE: bench.place }, answers: {}, environment: {} },
+  };
+  const runner = fileURLToPath(new URL("../support/runbook-runner.ts", import.meta.url));
+  const child = spawn(process.execPath, [runner], { stdio: ["pipe", "ignore", "inherit"], cwd: bench.directory });
+  child.stdin.end(JSON.stringify(order));
+  const signal = await new Promise((resolve) => child.on("close", (_, by) => resolve(by)));
+  expect(signal).toBe("SIGKILL");
+}
+
+describe("a runner that was killed", () => {
+  const places = ["look", "first", "second"].flatMap((step) =>
+    (["started", "let-go", "exited"] as const).map((point) => [step, point] as const),
+  );
+
+  test.concurrent.each(places)("at %s, %s: resume comes to the same end", { timeout: 60_000 }, async (step, point) => {
+    using bench = new Bench();
+    await killedRunner(bench, point, step);
+    const report = await bench.resume(fixture("90-three-steps"), { answers: typed });
+    expect(report).toMatchObject({ done: 3, skipped: 0 });
+    expect(bench.read("second")).toBe("plain and more\n");
+    // What was let go has come to its end by itself, and was not begun again.
+    expect([bench.read("first-begun"), bench.read("second-begun")]).toEqual(["begun\n", "begun\n"]);
+    expect(bench.journal.at(-1)).toMatchObject({ event: "run.end", outcome: "done" });
+    expect(bench.filesWith(canary)).toEqual([]);
+  });
+
+  test("while its action goes on: nobody else begins, and resume waits for it", { timeout: 60_000 }, async () => {
+    using bench = new Bench();
+    writeFileSync(join(bench.place, "wait"), "");
+    await killedRunner(bench, "let-go", "first");
+    await until(() => bench.has("first-begun"));
+    const instance = { configDirectory: bench.directory, queueDirectory: bench.directory, version: "3.7.11" };
+    const other = bench.run(fixture("90-three-steps"), { world: { instance } });
+    await expect(other).rejects.toMatchObject({ kind: "locked", message: expect.stringContaining("first of the run") });
+    const resumed = bench.resume(fixture("90-three-steps"), { answers: typed });
+    await until(() => bench.events.some((event) => event.type === "warning" && event.text.includes("still at work")));
+    rmSync(join(bench.place, "wait"));
+    expect(await resumed).toMatchObject({ done: 3 });
+    expect(bench.read("first-begun")).toBe("begun\n");
+  });
+
+  test("while its action hangs: resume ends it when its time is over, and runs it again", {
+    timeout: 60_000,
+  }, async () => {
+    using bench = new Bench();
+    writeFileSync(join(bench.place, "wait"), "");
+    await killedRunner(bench, "let-go", "first");
+    await until(() => bench.has("first-begun"));
+    const hour = 3_600_000;
+    const clock = { ...bench.world({}).clock, now: () => Date.now() + hour };
+    const resumed = bench.resume(fixture("90-three-steps"), { answers: typed, world: { clock } });
+    await until(() => bench.events.some((event) => event.type === "warning" && event.text.includes("ending it")));
+    rmSync(join(bench.place, "wait"));
+    expect(await resumed).toMatchObject({ done: 3 });
+    expect(bench.read("first-begun")).toBe("begun\nbegun\n");
+  });
+});
+
+/** The command on a terminal of its own, which goes away with `script`. */
+function onTerminal(bench: Bench, command: readonly string[]) {
+  const words = command.map((word) => `'${word}'`).join(" ");
+  return spawn("script", ["--quiet", "--return", "--command", `exec ${words}`, "/dev/null"], {
+    env: { ...process.env, PASSPHRASE: canary, PLACE: bench.place, TERM: "dumb" },
+    cwd: bench.directory,
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+}
+
+describe.skipIf(!needs("script"))("on a terminal", () => {
+  test("whose connection is lost, a step goes on to its end, and nothing is lost", { timeout: 120_000 }, async () => {
+    using bench = new Bench();
+    writeFileSync(join(bench.place, "wait"), "");
+    const config = join(bench.directory, "spoolsafe.toml");
+    writeFileSync(config, `state_directory = ${JSON.stringify(join(bench.directory, "state"))}\nhost = "mx.test"\n`);
+    const { builtProgram } = await import("../support/cli.ts");
+    const program = [process.execPath, join(builtProgram(), "spoolsafe.js"), "runbook"];
+    const terminal = onTerminal(bench, [...program, "run", path, "--config", config]);
+    let said = "";
+    terminal.stdout.on("data", (chunk: Buffer) => {
+      said += chunk;
+    });
+    await until(() => said.includes("[y/N]"), { what: () => said });
+    terminal.stdin.write("y\r");
+    await until(() => said.includes("[a]bort"), { what: () => said });
+    terminal.stdin.write("r\r");
+    await until(() => bench.has("first-begun"), { what: () => said });
+    terminal.kill("SIGKILL");
+    const runs = join(bench.directory, "state", "runbooks");
+    const [name = ""] = runNames([runs]);
+    const journal = () => readFileSync(journalFile(join(runs, name)), "utf8");
+    rmSync(join(bench.place, "wait"));
+    await until(() => journal().includes('"run.stopped"'), { what: journal });
+    await until(() => processesOf(bench.directory).length === 0);
+    expect(journal()).toContain('"event":"step.done","step":"first"');
+    expect(journal()).not.toContain('"event":"step.started","step":"second"');
+    expect(said).not.toContain(canary);
+    const answers = join(bench.directory, "answers.toml");
+    writeFileSync(answers, 'second = "mx.test"\n');
+    const env = { PASSPHRASE: canary };
+    const resumed = await spoolsafe(
+      ["runbook", "resume", name.slice(0, 12), "--config", config, "--answers", answers, "--json"],
+      { env },
+    );
+    expect(resumed.json.at(-1)).toMatchObject({ type: "summary", outcome: "done", done: 3 });
+    expect(bench.read("first-begun")).toBe("begun\n");
+    const report = await spoolsafe(["runbook", "report", name, "--config", config]);
+    expect(report.stdout).toContain("| first | started |");
+    expect(report.stdout + resumed.stdout).not.toContain(canary);
+  });
+});
