@@ -26,7 +26,8 @@ export async function run(context: Context, calls: readonly string[]): Promise<n
   const count = results.reduce((sum, { findings }) => sum + findings.length, 0);
   render.summary({ runbooks: meant.length, findings: count });
   render.text(() => results.flatMap(({ found, findings }) => texts(found, findings)).join("\n"));
-  render.note(`${meant.length} runbooks read, ${count} findings`);
+  const counted = (n: number, what: string) => `${n} ${what}${n === 1 ? "" : "s"}`;
+  render.note(`${counted(meant.length, "runbook")} read, ${counted(count, "finding")}`);
   return count === 0 ? 0 : 1;
 }
 
