@@ -33,6 +33,9 @@ WHAT LIES HERE
   packs/XX/ID                  the messages and files themselves, encrypted. To see what is in one:
                                age -d -i IDENTITY FILE | zstd -d | tar -t
   removals/...                 what was deleted on purpose. Not needed.
+  claims/... claimed/...       whose mail was taken over by another server. Not needed, but look:
+                               what is named there may have been delivered from there.
+  drills/...                   signed reports of rehearsed recoveries. Not needed.
 
 The ID of a part or pack is its SHA-256 (sha256sum FILE). Parts are lines with a TAB between fields.
 Read them in the order in which the backup names them: the last line of a key (field 2) counts, and

@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
+import { version } from "../../src/cli/version.ts";
 import { renderHtml } from "../../src/drill/html.ts";
 import type { Kept } from "../../src/drill/keep.ts";
 import { keptReports, storedReports } from "../../src/drill/reports.ts";
@@ -46,7 +47,7 @@ async function verify(host: DrillHost, only: string | null = null) {
   const seenBefore = loadSeen(stateDirectory, repository.id, "drills");
   const stored = { ...(await storedReports(repository, trusted)), seenBefore };
   const kept = keptReports(stateDirectory, repository.id, trusted);
-  return verifyReports({ stored, kept, only, version: "0.1.0" });
+  return verifyReports({ stored, kept, only, version });
 }
 
 describe("reports of one host", () => {

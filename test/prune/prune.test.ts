@@ -2,6 +2,8 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import { createSigningKey, loadSigningKey, loadTrustedKeys } from "../../src/crypto/sign.ts";
+import { keepReport } from "../../src/drill/keep.ts";
+import { storedReports } from "../../src/drill/reports.ts";
 import { type PruneReport, type PruneRequest, prune } from "../../src/prune/prune.ts";
 import { checkChains } from "../../src/repository/chain.ts";
 import { DirectoryStore } from "../../src/repository/directory.ts";
@@ -11,6 +13,7 @@ import { Repository } from "../../src/repository/repository.ts";
 import { digestOf } from "../../src/system/digest.ts";
 import { tryLock } from "../../src/system/lock.ts";
 import { verifySealed } from "../../src/verify/sealed.ts";
+import { factsOf } from "../support/drills.ts";
 import { HandMade, type HandMadeMessage, queueFiles } from "../support/hand-made.ts";
 import { errorOf } from "../support/keys.ts";
 import { DatedStore } from "./dated-store.ts";
@@ -163,6 +166,18 @@ describe("prune", () => {
     place.store.pass(48);
     expect((await place.prune()).removed.packs).toBe(1);
     expect(await place.objects()).toEqual([2, 1]);
+  });
+
+  test("leaves reports of drills, however old", async () => {
+    const place = await Place.make(4);
+    const [{ repository }, { key, trusted }] = [place, place.made];
+    const host = { stateDirectory: join(place.made.directory, "drilling"), signal: new AbortController().signal };
+    await keepReport(factsOf(), { repository, key, trusted, ...host });
+    place.store.pass(400 * 24);
+    expect((await place.prune()).removed.snapshots).toBe(2);
+    place.store.pass(400 * 24);
+    await place.prune();
+    expect((await storedReports(repository, trusted)).reports).toHaveLength(1);
   });
 
   test("keeps a condemned pack a backup has built upon all the same", async () => {

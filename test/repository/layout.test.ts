@@ -1,8 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
+  drillKey,
   objectKey,
   packKey,
+  parseDrillKey,
   parseObjectKey,
   parseRemovalKey,
   parseSnapshotKey,
@@ -38,6 +40,8 @@ describe("keys of objects", () => {
         expect(parseObjectKey(kind, objectKey(kind, digest))).toBe(digest);
         expect(parseSnapshotKey(snapshotKey(place))).toEqual(place);
         expect(parseRemovalKey(removalKey(place))).toEqual(place);
+        expect(parseDrillKey(drillKey(place))).toEqual(place);
+        expect(parseSnapshotKey(drillKey(place))).toBeUndefined();
       }),
     );
   });

@@ -1,5 +1,6 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { version } from "../../src/cli/version.ts";
 import { loadTrustedKeys, type SigningKey, type TrustedKeys } from "../../src/crypto/sign.ts";
 import { type KeepRequest, type Kept, keepReport } from "../../src/drill/keep.ts";
 import { DirectoryStore } from "../../src/repository/directory.ts";
@@ -22,7 +23,7 @@ export function factsOf(over: Partial<DrillFacts> = {}): DrillFacts {
       hostname: "standby.example.org",
       system: "Debian GNU/Linux 12, Linux 6.1.0 x86_64",
       postfix: "3.7.11",
-      spoolsafe: "0.1.0",
+      spoolsafe: version,
       node: "24.11.0",
     },
     store: { url: "s3://mail-backups/mx1", objectLockDays: 30 },
