@@ -10,6 +10,8 @@ export interface Surroundings {
   readonly path: string;
   /** Ids of all runbooks there are, with this one's own. */
   readonly ids: ReadonlySet<string>;
+  /** Their names, such as 09-stuck-hold. */
+  readonly names: ReadonlySet<string>;
 }
 
 /** Longest line, in characters: a sheet of paper and a serial console have no more. */
@@ -85,17 +87,17 @@ function lintEnd({ sheet }: Reading): Finding[] {
   return [{ line: last?.line ?? 1, rule: "if-this-fails", message }];
 }
 
-function lintLinks({ sheet, text }: Reading, { path, ids }: Surroundings): Finding[] {
+function lintLinks({ sheet, text }: Reading, { path, ids, names }: Surroundings): Finding[] {
   const links = sheet.links.flatMap(({ url, line }) => {
     const [file = ""] = decodeURI(url).split("#");
     if (/^[a-z][a-z0-9+.-]*:/i.test(url) || file === "" || existsSync(resolve(dirname(path), file))) return [];
     return [{ line, rule: "unknown-name", message: `the link leads to ${file}, which is not there` }];
   });
   const called = text.split("\n").flatMap((line, index) =>
-    [...line.matchAll(/\bRB-\d+\b/g)]
-      .map(([id]) => id)
-      .filter((id) => !ids.has(id))
-      .map((id) => ({ line: index + 1, rule: "unknown-name", message: `there is no runbook ${id}` })),
+    [...line.matchAll(/\bRB-\d+\b|`\d\d-[a-z]+(?:-[a-z0-9]+)*`/g)]
+      .map(([called]) => called.replaceAll("`", ""))
+      .filter((called) => !ids.has(called) && !names.has(called))
+      .map((called) => ({ line: index + 1, rule: "unknown-name", message: `there is no runbook ${called}` })),
   );
   return [...links, ...called];
 }

@@ -28,6 +28,7 @@ const words: Bad[] = [
   ["no end", "if-this-fails", changed("## If this fails", "## And then"), "## And then"],
   ["an end that is not the end", "if-this-fails", `${sampleText}\n## More\n\ntext\n`, "## More"],
   ["a link to nothing", "unknown-name", changed("Nothing is changed.", "[See](99-none.md)."), "99-none.md"],
+  ["a name of no runbook", "unknown-name", changed("Nothing is changed.", "See `99-none`."), "99-none"],
   ["an id of no runbook", "unknown-name", changed("Nothing is changed.", "See RB-99."), "RB-99"],
   ["a wide line", "long-line", changed("Nothing is changed.", "x".repeat(101)), "xxx"],
   [
@@ -386,7 +387,10 @@ describe("nothing is said of", () => {
     ["a wide row of a table", changed("Nothing is changed.", `| ${"x".repeat(110)} |`)],
     [
       "links that lead somewhere",
-      changed("Nothing is changed.", "[This](50-sample.md#1-count), [that](https://www.postfix.org/), RB-51."),
+      changed(
+        "Nothing is changed.",
+        "[This](50-sample.md#1-count), [that](https://a.test/), RB-51, `51-other`.",
+      ),
     ],
     ["an illustration", changed("Nothing is changed.", "```text\n-Queue ID- $NOTHING\n```")],
     ["a section that is only read", changed("## If this fails", "## Afterwards\n\nWrite it down.\n\n## If this fails")],

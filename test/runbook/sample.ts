@@ -30,7 +30,11 @@ export function withVerify(...lines: readonly string[]): string {
 }
 
 export function lint(text: string, path = samplePath): Finding[] {
-  return lintRunbook(readRunbook(text, path), { path, ids: new Set(["RB-50", "RB-51"]) });
+  return lintRunbook(readRunbook(text, path), {
+    path,
+    ids: new Set(["RB-50", "RB-51"]),
+    names: new Set(["50-sample", "51-other"]),
+  });
 }
 
 /** The number of the first line that is this, or else has it in it. */

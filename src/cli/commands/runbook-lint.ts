@@ -39,10 +39,11 @@ function texts({ path }: FoundRunbook, findings: readonly Finding[]): string[] {
 export function lintFound(found: FoundRunbook, all: readonly FoundRunbook[]): Finding[] {
   const others = all.filter(({ path }) => path !== found.path);
   const ids = new Set([...others, found].flatMap((each) => idOf(each) ?? []));
+  const names = new Set([...others, found].map(({ name }) => name));
   const twin = others.find(
     (each) => each.name !== found.replaces && each.name !== found.name && idOf(each) === idOf(found),
   );
-  const findings = lintRunbook(found.reading, { path: found.path, ids });
+  const findings = lintRunbook(found.reading, { path: found.path, ids, names });
   if (twin === undefined || idOf(found) === undefined) return findings;
   const line = found.reading.sheet.front?.line ?? 1;
   return [{ line, rule: "id", message: `${twin.name} has the id ${idOf(found)} already` }, ...findings];
