@@ -1,17 +1,23 @@
-import { existsSync, readdirSync, statSync } from "node:fs";
-import { join } from "node:path";
-import { type Finding, good } from "./finding.ts";
+import { readJob } from "../jobs/record.ts";
+import { bad, type Finding, good } from "./finding.ts";
 
+const name = "last drill";
 const advice =
-  "a takeover that was never tried is a hope: restore into a spare instance, or look at the files of `spoolsafe restore latest --to DIR`";
+  "a takeover that was never tried is a hope: `spoolsafe drill --deliver` tries it, and touches nothing of this host";
+const report = "see what was in the way: `spoolsafe drill show latest`";
 
-/** When something was last written below `drills` of the state directory. That there never was a drill is advice only. */
+/**
+ * What came of the last drill on this host. That there never was one is advice only, and so is a missed target: the mail would have
+ * been saved.
+ */
 export function examineDrills(stateDirectory: string): readonly Finding[] {
-  const directory = join(stateDirectory, "drills");
-  const names = existsSync(directory) ? readdirSync(directory) : [];
-  const newest = Math.max(0, ...names.map((name) => statSync(join(directory, name)).mtimeMs));
-  if (newest === 0) return [good("last drill", "never", advice)];
-  return [
-    good("last drill", `the newest of ${names.length} records in ${directory} is of ${new Date(newest).toISOString()}`),
-  ];
+  const { lastStart, lastEnd, lastExit, lastSuccess, missedTarget } = readJob(stateDirectory, "drill");
+  if (lastEnd === null || lastExit === null) {
+    return [good(name, lastStart === null ? "never" : `begun at ${lastStart}, and none was seen to end`, advice)];
+  }
+  const proved = lastSuccess === null ? "none has succeeded yet" : `the last that succeeded began at ${lastSuccess}`;
+  const last = `ended at ${lastEnd} with exit ${lastExit}; ${proved}`;
+  if (lastExit === 0 || lastExit === 3) return [good(name, `it succeeded, and began at ${lastSuccess}`)];
+  if (missedTarget !== null) return [good(name, `${last}: ${missedTarget}`, report)];
+  return [bad(name, last, report)];
 }

@@ -4,6 +4,7 @@ import { basename, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createIdentity } from "../../src/crypto/keys.ts";
 import { createSigningKey } from "../../src/crypto/sign.ts";
+import { recordEnd, recordStart } from "../../src/jobs/record.ts";
 import { saveSeen } from "../../src/repository/chain.ts";
 import { takeClaim, withdrawClaim } from "../../src/repository/take-claim.ts";
 import type { Manifest } from "../../src/snapshot/manifest.ts";
@@ -630,15 +631,24 @@ describe.skipIf(!needs("root", "postfix", "flock", "age", "openssl", "mount"))("
     expect(await standby.passed("port 25")).toEqual([]);
   });
 
-  test("drills: never is advice", async () => {
+  test("drills: never is advice, and one that failed is not", async () => {
     expect(await standby.passed("last drill")).toEqual([
       expect.stringMatching(/^last drill: never \| a takeover that was never tried/),
     ]);
-    mkdirSync(standby.path("state/drills"));
-    writeFileSync(standby.path("state/drills/one.json"), "");
+    const end = (exit: number) => {
+      const now = new Date();
+      recordEnd(standby.path("state"), recordStart(standby.path("state"), { job: "drill", now }), { exit, now });
+    };
+    end(0);
     expect(await standby.passed("last drill")).toEqual([
-      expect.stringMatching(/^last drill: the newest of 1 records in .* is of \d{4}-/),
+      expect.stringMatching(/^last drill: it succeeded, and began at \d{4}-/),
     ]);
-    rmSync(standby.path("state/drills"), { recursive: true });
+    end(13);
+    expect(await standby.wrong()).toEqual([
+      expect.stringMatching(
+        /^last drill: ended at .* with exit 13; the last that succeeded began at \d{4}-.*drill show/,
+      ),
+    ]);
+    rmSync(standby.path("state/jobs/drill.json"));
   });
 });
