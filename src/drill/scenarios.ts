@@ -1,32 +1,14 @@
-import type { AgeIdentities } from "../crypto/keys.ts";
 import { createIdentity } from "../crypto/keys.ts";
 import { OperatorError } from "../errors.ts";
 import { PackReader } from "../pack/pack-pool.ts";
 import { packKey, snapshotKey } from "../repository/layout.ts";
 import { loadManifest } from "../repository/manifest-reader.ts";
-import type { ObjectStore } from "../repository/object-store.ts";
 import { Repository } from "../repository/repository.ts";
 import type { DrillFacts, DrillScenario } from "../snapshot/drill.ts";
 import { type Chosen, type DrillJob, performDrill } from "./perform.ts";
+import type { Rehearsing } from "./rehearsing.ts";
 import { FaultyReading } from "./scenario-store.ts";
 import { withoutSpoolsafe } from "./without-spoolsafe.ts";
-
-/** What a rehearsal of failure works with. */
-export interface Rehearsing {
-  /** Of a drill like any other; how it chooses and opens is decided here. */
-  readonly job: Omit<DrillJob, "choose" | "openReader" | "deliver">;
-  /** The repository as it is. */
-  readonly repository: Repository;
-  /** Choose the snapshot that is meant, as a drill does, in this repository. */
-  readonly choose: (repository: Repository, identities: AgeIdentities) => Promise<Chosen>;
-  readonly identities: AgeIdentities;
-  /** The file they are in, for age. */
-  readonly identityFile: string;
-  /** The public keys this host believes, in PEM, one after another. */
-  readonly trustedPems: string;
-  /** A store like that of the repository, at a place where none answers. */
-  readonly unreachable: () => Promise<ObjectStore>;
-}
 
 /**
  * Rehearse a failure: a drill as it would go if the store, the identity or this program failed it. All faults are between this

@@ -13,7 +13,7 @@ import type { Manifest } from "../snapshot/manifest.ts";
 import { digestOf } from "../system/digest.ts";
 import { run } from "../system/exec.ts";
 import { type Chosen, queuesByAge, seconds } from "./perform.ts";
-import type { Rehearsing } from "./scenarios.ts";
+import type { Rehearsing } from "./rehearsing.ts";
 import { Stopwatch } from "./stopwatch.ts";
 import { Workplace } from "./workplace.ts";
 

@@ -4,7 +4,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import type { AgeIdentities } from "../../crypto/keys.ts";
 import type { Chosen } from "../../drill/perform.ts";
-import type { Rehearsing } from "../../drill/scenarios.ts";
+import type { Rehearsing } from "../../drill/rehearsing.ts";
 import { OperatorError } from "../../errors.ts";
 import { DirectoryStore } from "../../repository/directory.ts";
 import type { ObjectStore } from "../../repository/object-store.ts";
