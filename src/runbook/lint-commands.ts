@@ -1,8 +1,21 @@
 import { type Command, readShell, type Word } from "./shell.ts";
 
-/** Programs that run what follows them. */
-const carriers = new Set(
-  "xargs timeout env nohup command exec nice ionice flock setsid stdbuf time then else".split(" "),
+/** Programs that run what follows them: their options with a value, and how many words stand before the program. */
+const carriers: ReadonlyMap<string, { readonly valued: string; readonly words: number }> = new Map(
+  Object.entries({
+    xargs: { valued: "adEIiLnPs", words: 0 },
+    timeout: { valued: "ks", words: 1 },
+    env: { valued: "uCS", words: 0 },
+    flock: { valued: "wE", words: 1 },
+    nice: { valued: "n", words: 0 },
+    ionice: { valued: "cnp", words: 0 },
+    stdbuf: { valued: "ioe", words: 0 },
+    nohup: { valued: "", words: 0 },
+    command: { valued: "", words: 0 },
+    exec: { valued: "a", words: 0 },
+    setsid: { valued: "", words: 0 },
+    time: { valued: "of", words: 0 },
+  }),
 );
 
 /** The command itself and what it runs through `timeout`, `xargs`, `env`, `bash -c` and the like. */
@@ -18,10 +31,26 @@ export function programsOf(command: Command): Command[] {
       ...inner.flatMap((each) => programsOf({ ...each, line: each.line + (script?.line ?? command.line) })),
     ];
   }
-  if (!carriers.has(name)) return [command];
-  const at = rest.findIndex(({ text }) => !/^-|^\w+=|^[\d.]+[smhd]?$/.test(text));
+  const carrier = carriers.get(name);
   const asked = name === "command" && rest.some(({ text }) => /^-[vV]$/.test(text));
-  return at < 0 || asked ? [command] : [command, ...programsOf({ ...command, before: "", words: rest.slice(at) })];
+  const words = carrier === undefined || asked ? [] : carried(rest, carrier);
+  return words.length === 0 ? [command] : [command, ...programsOf({ ...command, before: "", words })];
+}
+
+/** What is left after the carrier's own options and words, and assignments. */
+function carried(
+  rest: readonly Word[],
+  { valued, words }: { readonly valued: string; readonly words: number },
+): Word[] {
+  let own = words;
+  for (let index = 0; index < rest.length; index += 1) {
+    const text = rest[index]?.text ?? "";
+    if (/^-[A-Za-z]$/.test(text) && valued.includes(text[1] ?? "")) index += 1;
+    else if (text.startsWith("-") || /^[A-Za-z_]\w*=/.test(text)) continue;
+    else if (own > 0) own -= 1;
+    else return rest.slice(index);
+  }
+  return [];
 }
 
 /** Options as getopt(3) reads them; `valued` are the letters with a value. */
@@ -150,7 +179,11 @@ export function mutation(command: Command): string | null {
 
 function spoolsafeMutation(texts: readonly string[]): string | null {
   if (texts.includes("--dry-run")) return null;
-  const [first = "", second = ""] = cleanOperands(texts);
+  const globals = /^--(config|repository|host|instance|identity-file)$/;
+  const own = texts.filter((text, index) => !globals.test(text) && !globals.test(texts[index - 1] ?? ""));
+  const [first = "", second = ""] = cleanOperands(own);
+  if (first === "restore" && texts.some((text, index) => /^--(to|plan)$/.test(texts[index - 1] ?? "") && isOurs(text)))
+    return null;
   const changes = texts.find((text) => /^--(release|withdraw|write)$/.test(text));
   if (changes === undefined && (spoolsafeReads.test(first) || spoolsafeReads.test(`${first} ${second}`))) return null;
   return `spoolsafe ${[first, second].join(" ").trim()} changes something`;

@@ -293,6 +293,12 @@ const mail: Bad[] = [
   ["a check that writes", "not-read-only", withVerify("postqueue -j > /tmp/queue"), "/tmp/queue"],
   ["a check that flushes", "not-read-only", withVerify("postqueue -f"), "postqueue -f"],
   ["a check that backs up", "not-read-only", withVerify("spoolsafe backup"), "spoolsafe backup"],
+  [
+    "a check that backs up another host",
+    "not-read-only",
+    withVerify("spoolsafe --config /etc/x.toml prune"),
+    "spoolsafe --config",
+  ],
   ["a check that reloads", "not-read-only", withVerify("postfix reload"), "postfix reload"],
   [
     "an action of risk=read that stops",
@@ -370,6 +376,8 @@ describe("nothing is said of", () => {
         "spoolsafe holds list",
         "postconf -h myhostname",
         "postfix check",
+        "spoolsafe --host mx1 status",
+        'spoolsafe restore latest --to "$SPOOLSAFE_RUN_DIR/mail"',
       ),
     ],
     [
@@ -387,10 +395,7 @@ describe("nothing is said of", () => {
     ["a wide row of a table", changed("Nothing is changed.", `| ${"x".repeat(110)} |`)],
     [
       "links that lead somewhere",
-      changed(
-        "Nothing is changed.",
-        "[This](50-sample.md#1-count), [that](https://a.test/), RB-51, `51-other`.",
-      ),
+      changed("Nothing is changed.", "[This](50-sample.md#1-count), [that](https://a.test/), RB-51, `51-other`."),
     ],
     ["an illustration", changed("Nothing is changed.", "```text\n-Queue ID- $NOTHING\n```")],
     ["a section that is only read", changed("## If this fails", "## Afterwards\n\nWrite it down.\n\n## If this fails")],
