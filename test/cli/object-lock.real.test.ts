@@ -180,6 +180,12 @@ describe.skipIf(!needs("root", "postfix", "flock", "ceph"))("a repository in a b
     const Key = `mx1/${drillKey({ ...kept.signed.drill, id: kept.signed.id })}`;
     const { ObjectLockRetainUntilDate: until } = await primary.send(new HeadObjectCommand({ Bucket, Key }));
     expect(until?.getTime()).toBeGreaterThan(Date.now() + 29 * day);
+    // The whole of a drill's way through S3, and of one to a port where nobody listens.
+    const rehearsed = await run("fourth", "drill", "--scenario", "store-unreachable");
+    expect({ code: rehearsed.code, last: rehearsed.json.at(-1) }).toMatchObject({
+      code: 0,
+      last: { stored: true, scenario: { happened: expect.stringMatching(/^exit 1: .*ECONNREFUSED/) } },
+    });
     const { code: refused, stderr, stdout } = await run("fourth", "backup");
     expect(refused).toBe(1);
     expect(stderr + stdout).toMatch(/AccessDenied/);
