@@ -94,8 +94,8 @@ describe.skipIf(!needs("root", "postfix", "flock", "mount-namespace"))("beside a
 
   const seed = chooseSeed("phases in which drills are killed");
   const random = new Random(seed);
-  const first = random.pick(drillPhases);
-  const phases = long ? drillPhases : [first, random.pick(drillPhases.filter((phase) => phase !== first))];
+  // In the last two a Postfix runs.
+  const phases = long ? drillPhases : [random.pick(drillPhases.slice(0, -2)), random.pick(drillPhases.slice(-2))];
 
   test(`killed while it is busy with ${phases.join(", ")}, the next one takes away what is left`, {
     timeout: 600_000,
