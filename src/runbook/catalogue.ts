@@ -51,17 +51,22 @@ function isOurPackage(path: string): boolean {
   return typeof parsed === "object" && parsed !== null && "name" in parsed && parsed.name === "spoolsafe";
 }
 
-/** Every runbook, by name; where the site has one of the same name or id as a packaged one, the site's alone. */
-export function listRunbooks(places: RunbookPlaces): FoundRunbook[] {
-  const packaged = readDirectory(places.packaged, "packaged");
+/**
+ * Every runbook, by name; where the site has one of the same name or id as a packaged one, the site's alone.
+ *
+ * @param wanted of the packaged ones only these: reading one takes some ten milliseconds
+ */
+export function listRunbooks(places: RunbookPlaces, wanted?: readonly string[]): FoundRunbook[] {
+  const packaged = readDirectory(places.packaged, "packaged", wanted);
   const site = readDirectory(places.site, "site").map((own) => besidePackaged(own, packaged));
   const replaced = new Set(site.map(({ replaces }) => replaces));
   return [...packaged.filter(({ name }) => !replaced.has(name)), ...site].sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-function readDirectory(directory: string, origin: "packaged" | "site"): FoundRunbook[] {
+function readDirectory(directory: string, origin: "packaged" | "site", wanted?: readonly string[]): FoundRunbook[] {
   return namesIn(directory)
     .filter((name) => /^[a-z0-9][a-z0-9-]*\.md$/.test(name))
+    .filter((name) => wanted === undefined || wanted.includes(name.replace(/\.md$/, "")))
     .map((name) => readFound(join(directory, name), origin));
 }
 

@@ -28,8 +28,7 @@ export interface TakeoverSheet {
  * one that others may have written is left out.
  */
 export function takeoverSheets(places: RunbookPlaces): TakeoverSheet[] {
-  return listRunbooks(places)
-    .filter((found) => found.origin === "site" || needed.includes(found.name))
+  return listRunbooks(places, needed)
     .filter((found) => trustFault(found) === null)
     .map((found) => ({
       name: `${found.name}.txt`,
