@@ -13,6 +13,9 @@ export {
   drillScenarios,
 } from "../snapshot/drill.ts";
 
+/** Raised whenever the same record would give other pages: those drawn before can't be compared then, and are not called changed. */
+export const drawing = 1;
+
 /** The place of a report among those of its writer. */
 export interface ReportPlace {
   readonly repository: string;
@@ -36,7 +39,7 @@ export function signReport(
 ): { readonly signed: SignedDrill; readonly bytes: Buffer } {
   const publicKey = createPublicKey(key.publicPem).export({ type: "spki", format: "der" }).toString("base64");
   const { writer } = key;
-  const head = { format: 1, type: "drill", repository, writer, number, previous, publicKey } as const;
+  const head = { format: 1, type: "drill", repository, writer, number, previous, publicKey, drawing } as const;
   const { bytes } = formatRecord({ ...head, ...facts, before: comparable(facts, before) }, key);
   return { signed: parseDrillRecord(bytes, repository), bytes };
 }

@@ -6,6 +6,7 @@ import { drillKey } from "../repository/layout.ts";
 import type { SignedDrill } from "../snapshot/record.ts";
 import { renderHtml } from "./html.ts";
 import { renderMarkdown } from "./markdown.ts";
+import { drawing } from "./report.ts";
 import type { KeptReport, ReadReport, Reports, StoredReport } from "./reports.ts";
 
 /** Something that is not as it should be. */
@@ -22,7 +23,7 @@ export interface DrillVerification {
   readonly damaged: readonly DrillDamage[];
   /** Ids of drills whose report the repository does not have yet; the next drill hands them in. */
   readonly pending: readonly string[];
-  /** Files drawn by another version of this program, which this one can't draw again to compare. */
+  /** Files drawn in another way, by another version of this program, which this one can't draw again to compare. */
   readonly notCompared: readonly string[];
   /** What to remember of the repository; null where none was looked at. */
   readonly seen: Seen | null;
@@ -34,20 +35,18 @@ export interface VerifyRequest {
   readonly kept: Reports<KeptReport>;
   /** Id of the drill that is meant; null: all. Chains are checked whatever is meant. */
   readonly only: string | null;
-  /** Of this program: what another has drawn may look different. */
-  readonly version: string;
 }
 
 /**
  * Check signatures, that every writer's reports are all there and follow one another, that what this host keeps is what the
  * repository has, and that the drawn files are what their record says.
  */
-export function verifyReports({ stored, kept, only, version }: VerifyRequest): DrillVerification {
+export function verifyReports({ stored, kept, only }: VerifyRequest): DrillVerification {
   const meant = ({ signed }: ReadReport) => only === null || signed.drill.id === only;
   const there = (stored?.reports ?? []).filter(meant);
   const here = kept.reports.filter(meant);
   const chain = stored === null ? null : checkChain(stored);
-  const drawn = here.map((report) => compareDrawn(report, version));
+  const drawn = here.map(compareDrawn);
   return {
     checked: new Set([...there, ...here].map(({ signed }) => signed.id)).size,
     damaged: [
@@ -131,12 +130,12 @@ function isPending({ signed }: KeptReport, stored: readonly StoredReport[]): boo
   return stored.every(({ place }) => place.writer !== writer || place.number < number);
 }
 
-function compareDrawn({ signed, directory }: KeptReport, version: string) {
+function compareDrawn({ signed, directory }: KeptReport) {
   const files = [
     { path: join(directory, "report.md"), draw: renderMarkdown },
     { path: join(directory, "report.html"), draw: renderHtml },
   ];
-  const looks = files.map(({ path, draw }) => ({ path, ...lookAtDrawn(signed, textIfThere(path), draw, version) }));
+  const looks = files.map(({ path, draw }) => ({ path, ...lookAtDrawn(signed, textIfThere(path), draw) }));
   return {
     damaged: looks.flatMap(({ path, problem }) =>
       problem === undefined ? [] : [{ drill: signed.drill.id, object: path, problem }],
@@ -154,11 +153,10 @@ export function lookAtDrawn(
   signed: SignedDrill,
   page: string | undefined,
   draw: (signed: SignedDrill) => string,
-  version: string,
 ): { readonly compared: boolean; readonly problem?: string } {
   if (page === undefined || page === draw(signed)) return { compared: true };
-  // Who drew it is in the signed record: a page that was changed can't say that it is another's.
-  if (signed.drill.where.spoolsafe !== version) return { compared: false };
+  // That is in the signed record: a page that was changed can't say it of itself.
+  if (signed.drill.drawing !== drawing) return { compared: false };
   return { compared: true, problem: "is not what its record says: it was changed after it was drawn" };
 }
 

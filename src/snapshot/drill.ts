@@ -155,6 +155,8 @@ export interface DrillReport extends DrillFacts {
   readonly previous: string | null;
   /** The public key whose private half signs, base64 of SubjectPublicKeyInfo (DER). Trust is in its fingerprint, known otherwise. */
   readonly publicKey: string;
+  /** The way its pages were drawn: one that is drawn in another way later may look different. */
+  readonly drawing: number;
   /** The five drills of the same host and kind before, newest first. */
   readonly before: readonly EarlierDrill[];
 }

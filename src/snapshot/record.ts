@@ -307,6 +307,7 @@ const drillSchema = z.strictObject({
   number: sequence,
   previous: digest.nullable(),
   publicKey: z.base64(),
+  drawing: z.int().min(1),
   id: drillId,
   host: z.string().min(1),
   scenario: z

@@ -1,16 +1,20 @@
+import { createPrivateKey } from "node:crypto";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { fromMarkdown } from "mdast-util-from-markdown";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { SigningKey } from "../../src/crypto/sign.ts";
+import { loadSigningKey, type SigningKey } from "../../src/crypto/sign.ts";
 import { embeddedIn } from "../../src/drill/evidence.ts";
 import { renderHtml } from "../../src/drill/html.ts";
 import { renderMarkdown } from "../../src/drill/markdown.ts";
 import { markup } from "../../src/drill/markup.ts";
 import { ageLabels } from "../../src/drill/pictures.ts";
-import { signReport } from "../../src/drill/report.ts";
+import { drawing, signReport } from "../../src/drill/report.ts";
 import { renderText } from "../../src/drill/text.ts";
 import { briefly, duration, missedTarget } from "../../src/drill/words.ts";
 import type { DrillFacts } from "../../src/snapshot/drill.ts";
 import type { SignedDrill } from "../../src/snapshot/record.ts";
+import { digestOf } from "../../src/system/digest.ts";
 import { newSigningKey } from "../support/claims.ts";
 import { factsOf, onDay } from "../support/drills.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
@@ -168,6 +172,22 @@ describe("the text for a terminal", () => {
     expect(renderText(hostile("\u001b[31m\r\u009b\u202e"))).not.toMatch(/[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]/);
     expect(renderText(signed())).toContain("RTO");
   });
+});
+
+test("a record gives the same pages as ever; if this fails, `drawing` has to be raised with the digests", () => {
+  const { where } = factsOf();
+  const facts = (started: string) => factsOf({ started, where: { ...where, spoolsafe: "0.1.0" } });
+  const path = join(directory, "fixed.key");
+  const pkcs8 = Buffer.concat([Buffer.from("302e020100300506032b657004220420", "hex"), Buffer.alloc(32, 7)]);
+  const key = createPrivateKey({ key: pkcs8, format: "der", type: "pkcs8" });
+  writeFileSync(path, key.export({ type: "pkcs8", format: "pem" }), { mode: 0o600 });
+  const fixed = loadSigningKey(path);
+  const place = { repository, number: 2, previous: null };
+  const before = [signReport(facts(onDay(1)), { ...place, number: 1 }, [], fixed).signed.drill];
+  const { signed: one } = signReport(facts(onDay(2)), place, before, fixed);
+  expect(drawing).toBe(1);
+  expect(digestOf(Buffer.from(renderHtml(one))).digest.slice(0, 16)).toBe("6d1abc3ad88fb242");
+  expect(digestOf(Buffer.from(renderMarkdown(one))).digest.slice(0, 16)).toBe("69ed96b956fd89c7");
 });
 
 test("what is inserted into markup is escaped, but for markup", () => {

@@ -1,5 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import type { AgeIdentities } from "../../crypto/keys.ts";
@@ -11,6 +10,7 @@ import type { ObjectStore } from "../../repository/object-store.ts";
 import type { Repository } from "../../repository/repository.ts";
 import { openStore, parseStoreUrl } from "../../repository/store-url.ts";
 import { type Context, storeSettings } from "../context.ts";
+import { textIfThere } from "../key-files.ts";
 
 /** What a rehearsal of failure takes beside what every drill does. */
 export async function rehearsing(
@@ -26,7 +26,7 @@ export async function rehearsing(
     choose,
     identities,
     identityFile: encryption.identity_file ?? "",
-    trustedPems: readFileSync(signing.trusted_keys_file, "utf8"),
+    trustedPems: textIfThere(signing.trusted_keys_file),
     unreachable: () => unreachable(context),
   };
 }

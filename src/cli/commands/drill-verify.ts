@@ -9,7 +9,6 @@ import { saveSeen } from "../../repository/chain.ts";
 import type { Context } from "../context.ts";
 import { chooseReport, drillReports, eachReport, tellAway } from "../drills.ts";
 import { printable } from "../table.ts";
-import { version } from "../version.ts";
 
 export interface DrillVerifyOptions {
   readonly all?: true | undefined;
@@ -32,7 +31,7 @@ async function verifyKnown(context: Context, what: string | undefined): Promise<
   const found = await drillReports(context);
   const only = what === undefined ? null : chooseReport(what, eachReport(context, found)).signed.drill.id;
   const { stored, kept, repository } = found;
-  const { checked, damaged, pending, notCompared, seen } = verifyReports({ stored, kept, only, version });
+  const { checked, damaged, pending, notCompared, seen } = verifyReports({ stored, kept, only });
   if (repository !== null && seen !== null) saveSeen(stateDirectory, repository.id, seen, "drills");
   tellAway(context, found);
   if (pending.length > 0) {
@@ -57,7 +56,7 @@ async function verifyFile(context: Context, path: string): Promise<number> {
   const { id } = signed.drill;
   const problems = [
     ...(verdict === "trusted" ? [] : [verdictProblem(verdict, signed.key)]),
-    ...(isPage ? pageProblems(context, lookAtDrawn(signed, bytes.toString("utf8"), renderHtml, version)) : []),
+    ...(isPage ? pageProblems(context, lookAtDrawn(signed, bytes.toString("utf8"), renderHtml)) : []),
   ];
   const damaged = problems.map((problem) => ({ drill: id, object: path, problem }));
   tell(context, { checked: 1, damaged, pending: [], notCompared: [], repository: null });
