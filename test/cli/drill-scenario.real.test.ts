@@ -69,6 +69,8 @@ describe.skipIf(!needs("root", "postfix", "age", "zstd", "tar", "openssl"))("dri
       ...{ type: "drill", ok: true, deviations: [], failure: kind === null ? null : { kind } },
       scenario: { name, happened: expect.stringMatching(happened) },
     });
+    // Every address of the mixed mail has one, and so has every Message-Id.
+    expect(JSON.stringify(shown)).not.toContain("@");
     expect(objects()).toEqual(before);
   });
 
