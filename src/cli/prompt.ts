@@ -40,20 +40,17 @@ export async function askLine({ text, secret, signal }: LineQuestion): Promise<s
   if (secret) process.stderr.write(text);
   const output = secret ? new Writable({ write: (_chunk, _encoding, done) => done() }) : process.stderr;
   const terminal = createInterface({ input: process.stdin, output, terminal: true });
-  let lost = (_error: Error): void => {};
-  // A terminal that is gone tells so once more when it is next looked at.
-  if (process.stdin.listenerCount("error") === 0) process.stdin.on("error", () => {});
   try {
     return await new Promise<string | null>((resolve) => {
-      lost = () => resolve(null);
-      process.stdin.on("error", lost);
       terminal.on("SIGINT", () => resolve("interrupt"));
       terminal.on("close", () => resolve(null));
+      // Of a terminal that is gone; readline hands on what its input tells, and its mode can't be set back any more.
+      terminal.on("error", () => resolve(null));
       terminal.question(secret ? "" : text, signal === undefined ? {} : { signal }).then(resolve, () => resolve(null));
     });
   } finally {
+    if (process.stdin.listenerCount("error") === 0) process.stdin.on("error", () => {});
     terminal.close();
-    process.stdin.off("error", lost);
     if (secret) process.stderr.write("\n");
   }
 }

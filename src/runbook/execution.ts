@@ -309,7 +309,8 @@ export class Execution {
     const said = await people.ask({ text, signal: this.#question.signal });
     const overtaken = this.#question.signal.aborted;
     this.#question = undefined;
-    if (said === null && !overtaken) return this.stopWith(reason);
+    // A terminal that was lost meanwhile is no word to stop; where there never was one, the signal is all there is to say.
+    if (said === null && !overtaken && people.terminal === null) return this.stopWith(reason);
     const word = (said ?? "").trim().toLowerCase();
     if (word === "k" && kill !== "") this.#current?.started.end();
     if (word === "k" || word === "a" || said === "interrupt") this.#stop.abort(reason);

@@ -207,8 +207,7 @@ class Running {
       const choice: Choice = again ? { what: "run", how: this.#session.by } : await this.#choose(step, trouble);
       [failure, agreed] = [null, false];
       if (choice.what === "skip") return this.#skipped(step, choice.reason, choice.how);
-      if (choice.what === "undo")
-        await undoStep(step, this.#session.execution, this.#session.journal, this.#session.parts.world);
+      if (choice.what === "undo") await this.#undo(step);
       // Its conditions are looked at again before it is run again.
       if (choice.what === "run" && trouble !== null) agreed = true;
       if (choice.what === "undo" || agreed) continue;
@@ -234,6 +233,14 @@ class Running {
     const how = { failed: "had failed", "ended-well": "had ended", unknown: "was begun" }[action];
     if (!ok) this.#session.tell(`${step.name} ${how} when the run stopped, and is not done`);
     return ok;
+  }
+
+  async #undo(step: Step): Promise<void> {
+    const { execution, journal, dialogue, parts } = this.#session;
+    if (step.undo === null) return;
+    const typed = confirmOf(step.undo) === "type";
+    if (typed && (await dialogue.confirmTyped(`undo ${step.name}?`, step.undo.name)) === null) return;
+    await undoStep(step, execution, journal, parts.world);
   }
 
   /** Its conditions, in order: null when all of them hold, else why not. */

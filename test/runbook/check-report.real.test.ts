@@ -105,7 +105,7 @@ describe("on the command line", () => {
     const answers = join(bench.directory, "answers.toml");
     writeFileSync(answers, 'second = "mx.test"\n');
     const path = join(import.meta.dirname, "../fixtures/runbooks/90-three-steps.md");
-    const env = { PASSPHRASE: canary, PLACE: bench.place };
+    const env = { PASSPHRASE: canary, PLACE: bench.place, MAIL_CONFIG: bench.directory };
     const run = (...words: string[]) => spoolsafe(["runbook", ...words, "--config", config], { env });
 
     expect((await run("check", path)).stdout).toContain("2 would-run, 1 satisfied; nothing was changed");

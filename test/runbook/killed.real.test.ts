@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { journalFile } from "../../src/runbook/journal.ts";
 import { runNames } from "../../src/runbook/run-directory.ts";
-import { spoolsafe } from "../support/cli.ts";
+import { builtProgram, spoolsafe } from "../support/cli.ts";
 import { needs } from "../support/needs.ts";
 import type { CrashPoint, RunnerOrder } from "../support/runbook.ts";
 import { processesOf } from "../support/scratch.ts";
@@ -81,23 +81,28 @@ describe("a runner that was killed", () => {
 
 /** The command on a terminal of its own, which goes away with `script`. */
 function onTerminal(bench: Bench, command: readonly string[]) {
-  const words = command.map((word) => `'${word}'`).join(" ");
+  const words = [process.execPath, join(builtProgram(), "spoolsafe.js"), "runbook", ...command]
+    .map((word) => `'${word}'`)
+    .join(" ");
   return spawn("script", ["--quiet", "--return", "--command", `exec ${words}`, "/dev/null"], {
-    env: { ...process.env, PASSPHRASE: canary, PLACE: bench.place, TERM: "dumb" },
+    env: { ...process.env, PASSPHRASE: canary, PLACE: bench.place, MAIL_CONFIG: bench.directory, TERM: "dumb" },
     cwd: bench.directory,
     stdio: ["pipe", "pipe", "inherit"],
   });
+}
+
+function configOf(bench: Bench): string {
+  const config = join(bench.directory, "spoolsafe.toml");
+  writeFileSync(config, `state_directory = ${JSON.stringify(join(bench.directory, "state"))}\nhost = "mx.test"\n`);
+  return config;
 }
 
 describe.skipIf(!needs("script"))("on a terminal", () => {
   test("whose connection is lost, a step goes on to its end, and nothing is lost", { timeout: 120_000 }, async () => {
     using bench = new Bench();
     writeFileSync(join(bench.place, "wait"), "");
-    const config = join(bench.directory, "spoolsafe.toml");
-    writeFileSync(config, `state_directory = ${JSON.stringify(join(bench.directory, "state"))}\nhost = "mx.test"\n`);
-    const { builtProgram } = await import("../support/cli.ts");
-    const program = [process.execPath, join(builtProgram(), "spoolsafe.js"), "runbook"];
-    const terminal = onTerminal(bench, [...program, "run", path, "--config", config]);
+    const config = configOf(bench);
+    const terminal = onTerminal(bench, ["run", path, "--config", config]);
     let said = "";
     terminal.stdout.on("data", (chunk: Buffer) => {
       said += chunk;
@@ -107,6 +112,9 @@ describe.skipIf(!needs("script"))("on a terminal", () => {
     await until(() => said.includes("[a]bort"), { what: () => said });
     terminal.stdin.write("r\r");
     await until(() => bench.has("first-begun"), { what: () => said });
+    terminal.stdin.write("\x03");
+    await until(() => said.includes("[w]ait for it, [a]bort after it, [k]ill it now?"), { what: () => said });
+    terminal.stdin.write("w\r");
     terminal.kill("SIGKILL");
     const runs = join(bench.directory, "state", "runbooks");
     const [name = ""] = runNames([runs]);
@@ -119,7 +127,7 @@ describe.skipIf(!needs("script"))("on a terminal", () => {
     expect(said).not.toContain(canary);
     const answers = join(bench.directory, "answers.toml");
     writeFileSync(answers, 'second = "mx.test"\n');
-    const env = { PASSPHRASE: canary };
+    const env = { PASSPHRASE: canary, MAIL_CONFIG: bench.directory };
     const resumed = await spoolsafe(
       ["runbook", "resume", name.slice(0, 12), "--config", config, "--answers", answers, "--json"],
       { env },
@@ -129,5 +137,32 @@ describe.skipIf(!needs("script"))("on a terminal", () => {
     const report = await spoolsafe(["runbook", "report", name, "--config", config]);
     expect(report.stdout).toContain("| first | started |");
     expect(report.stdout + resumed.stdout).not.toContain(canary);
+  });
+
+  test("whose connection is lost at a question, the run stops; Ctrl-C there stops it, too", {
+    timeout: 60_000,
+  }, async () => {
+    using bench = new Bench();
+    const config = configOf(bench);
+    const runs = join(bench.directory, "state", "runbooks");
+    for (const end of ["hang up", "Ctrl-C"]) {
+      const terminal = onTerminal(bench, ["run", path, "--config", config]);
+      let said = "";
+      terminal.stdout.on("data", (chunk: Buffer) => {
+        said += chunk;
+      });
+      const code = new Promise<number | null>((resolve) => terminal.on("close", resolve));
+      await until(() => said.includes("[y/N]"), { what: () => said });
+      terminal.stdin.write("y\r");
+      await until(() => said.includes("[a]bort"), { what: () => said });
+      if (end === "Ctrl-C") terminal.stdin.write("\x03");
+      else terminal.kill("SIGKILL");
+      if (end === "Ctrl-C") expect(await code, said).toBe(130);
+      await until(() => processesOf(bench.directory).length === 0);
+      const name = runNames([runs]).at(-1) ?? "";
+      expect(readFileSync(journalFile(join(runs, name)), "utf8")).toContain('"run.stopped"');
+      expect(bench.has("first-begun")).toBe(false);
+    }
+    expect(runNames([runs])).toHaveLength(2);
   });
 });
