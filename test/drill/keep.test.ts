@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { afterEach, describe, expect, test } from "vitest";
 import { renderHtml } from "../../src/drill/html.ts";
 import type { Kept } from "../../src/drill/keep.ts";
@@ -10,6 +11,7 @@ import { OperatorError } from "../../src/errors.ts";
 import { loadSeen, saveSeen } from "../../src/repository/chain.ts";
 import { DirectoryStore } from "../../src/repository/directory.ts";
 import { drillKey } from "../../src/repository/layout.ts";
+import { tryLock } from "../../src/system/lock.ts";
 import { DrillHost, onDay } from "../support/drills.ts";
 import { FaultyStore } from "../support/faulty-store.ts";
 import { digestFrom } from "../support/records.ts";
@@ -72,6 +74,16 @@ describe("reports of one host", () => {
     const kept = await Promise.all([1, 2, 3, 4].map((day) => host.keep({ started: onDay(day) })));
     expect(kept.map(({ signed }) => signed.drill.number).sort()).toEqual([1, 2, 3, 4]);
     expect((await verify(host)).damaged).toEqual([]);
+  });
+
+  test("wait for another process that is giving a number", async () => {
+    const { host } = await drillHost();
+    mkdirSync(join(host.stateDirectory, "drills"));
+    const lock = await tryLock(join(host.stateDirectory, "drills"));
+    const keeping = host.keep();
+    expect(await Promise.race([keeping, setTimeout(500, "waiting")])).toBe("waiting");
+    await lock?.release();
+    expect((await keeping).problem).toBeNull();
   });
 
   test("stay here while the repository can't be written to, and are handed in by the next, in order", async () => {
