@@ -32,6 +32,8 @@ export interface DrillOptions {
  */
 export async function run(context: Context, spec: string | undefined, options: DrillOptions): Promise<number> {
   requireRoot();
+  // As postfix-script has it: Postfix's processes must be able to enter what is made for them, and blocks of runbooks run with 077.
+  process.umask(0o022);
   // Before anything is begun: a drill at night is not to find out at its end what it lacks.
   const page = options.report === undefined ? undefined : pageFor(context, options.report);
   const identities = await context.identities();
