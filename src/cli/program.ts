@@ -497,6 +497,12 @@ export function buildProgram(perform: Perform) {
     .action((claim, options) =>
       start(async (context) => (await import("./commands/holds-take-over.ts")).run(context, claim, options)),
     );
+  program
+    .command("triage")
+    .description("What is wrong here, and which runbook to open? Measures, changes nothing. Exit 1 with findings.")
+    .addHelpText("after", examples("spoolsafe triage", "spoolsafe triage --json", "spoolsafe triage --instance mx2"))
+    .action(() => start(async (context) => (await import("./commands/triage.ts")).run(context)));
+
   const runbook = program
     .command("runbook")
     .description("Written procedures that check every step: what to do, also without this program.")

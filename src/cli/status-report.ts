@@ -32,7 +32,7 @@ export async function statusReport(context: Context, choice: StatusChoice): Prom
     host,
     stateDirectory,
     instances,
-    schedule: await scheduleOf(context),
+    schedule: await scheduleOf(config, clock.now()),
     scheduledSince: changed(context.configFile) ?? clock.now(),
     clock,
   });
@@ -58,7 +58,7 @@ async function instancesHere(
     all = await context.instances();
   } catch (error) {
     if (!(error instanceof OperatorError)) throw error;
-    const standby = config.schedule.backup === undefined && scheduled(context).length > 0;
+    const standby = config.schedule.backup === undefined && scheduled(config).length > 0;
     const optional = config.postfix.config_directories === undefined && (standby || choice.remote);
     return { instances: [], unseen: optional ? [] : [error.message] };
   }
@@ -75,27 +75,28 @@ function ownName({ config }: Context, [first]: readonly PostfixInstance[]): stri
 
 const scheduledJobs = ["backup", "verify", "drill", "prune"] as const;
 
-function scheduled({ config: { schedule } }: Context) {
+function scheduled({ schedule }: Context["config"]) {
   return scheduledJobs.flatMap((job) => {
     const expression = schedule[job];
     return expression === undefined ? [] : [{ job, expression }];
   });
 }
 
-async function scheduleOf(context: Context): Promise<ScheduledJob[]> {
-  const jobs = scheduled(context);
+/** The jobs of [schedule]. @param now milliseconds since 1970 */
+export async function scheduleOf(config: Context["config"], now: number): Promise<ScheduledJob[]> {
+  const jobs = scheduled(config);
   if (jobs.length === 0) return [];
   const { hostTimezone, makeCalendar } = await import("../schedule/expression.ts");
-  const timezone = context.config.schedule.timezone ?? hostTimezone();
-  const now = context.clock.now();
-  const graceMs = graceOf(context.config.schedule);
+  const timezone = config.schedule.timezone ?? hostTimezone();
+  const graceMs = graceOf(config.schedule);
   return jobs.map(({ job, expression }) => {
     const due = lastDue(makeCalendar(expression, timezone), now, 2);
     return { job, schedule: `${expression} ${timezone}`, due, graceMs };
   });
 }
 
-function changed(path: string): number | undefined {
+/** When a file was changed last, milliseconds since 1970; undefined where there is none. */
+export function changed(path: string): number | undefined {
   try {
     return statSync(path).mtimeMs;
   } catch (error) {
@@ -104,7 +105,11 @@ function changed(path: string): number | undefined {
   }
 }
 
-function limitsOf({ alerts, thresholds, postfix }: Context["config"], { maxAge }: StatusChoice): StatusLimits {
+/** What is a problem by [thresholds], [alerts] and the capture limits of [postfix]. */
+export function limitsOf(
+  { alerts, thresholds, postfix }: Context["config"],
+  { maxAge }: Pick<StatusChoice, "maxAge">,
+): StatusLimits {
   const { warning = null, critical = alerts.max_age } = maxAge ?? {};
   const [oldestWarning, oldestCritical] = thresholds.oldest;
   return {

@@ -118,7 +118,8 @@ const parameters = [
 ] as const;
 type Parameter = (typeof parameters)[number];
 
-async function listedInstances(): Promise<string[]> {
+/** Configuration directories of every instance. @throws OperatorError `config` when postmulti can't say */
+export async function listedInstances(): Promise<string[]> {
   // postmulti(1) speaks for all instances and refuses a MAIL_CONFIG that names one of them.
   const { stdout } = await run("postmulti", ["-l"], { env: { MAIL_CONFIG: undefined } }).catch((cause) => {
     if (isMissing(cause)) throw noPostfix(cause);

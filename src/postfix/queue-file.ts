@@ -126,6 +126,42 @@ export function readHead(bytes: Buffer, fileSize: number): QueueFileHead | undef
   }
 }
 
+/** Who a message is from and where it goes, as far as the first bytes of its file say. */
+export interface EnvelopePeek {
+  /** Empty for the null sender; undefined when these bytes do not say. */
+  readonly sender: string | undefined;
+  /** Those that are not done, as many as there are in these bytes. */
+  readonly recipients: readonly string[];
+  /** `sasl_username`, `client_address` and the like, from smtpd(8) (`global/mail_proto.h`); the first of a name counts. */
+  readonly attributes: ReadonlyMap<string, string>;
+}
+
+/**
+ * As far as the first bytes go: for looking at very many messages. Never throws, and says nothing of whether the file is in
+ * order.
+ *
+ * @param fileSize bytes of the whole file
+ */
+export function peekEnvelope(bytes: Buffer, fileSize: number): EnvelopePeek {
+  const walk = new RecordWalk({ ...bufferSource(bytes), size: fileSize });
+  let sender: string | undefined;
+  const recipients: string[] = [];
+  const attributes = new Map<string, string>();
+  try {
+    for (let record = walk.step(); walk.section === "envelope"; record = walk.step()) {
+      if (record === recordType.sender) sender ??= walk.text();
+      else if (record === recordType.recipient) recipients.push(walk.text());
+      else if (record === recordType.attribute) {
+        const [, name = "", value = ""] = /^(\w+)=(.*)$/s.exec(walk.text()) ?? [];
+        if (!attributes.has(name)) attributes.set(name, value);
+      }
+    }
+  } catch (error) {
+    if (!(error instanceof QueueFileDamaged)) throw error;
+  }
+  return { sender, recipients, attributes };
+}
+
 /**
  * The text of a message as mail programs keep it: LF line ends, no mailbox quoting, up to 64 KiB at a time.
  *

@@ -35,6 +35,7 @@ const commands = [
   "release",
   "undo",
   "holds",
+  "triage",
   "runbook",
   "completion",
 ];
