@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { spoolsafe } from "../support/cli.ts";
@@ -17,9 +17,15 @@ describe.skipIf(!needs("root", "postfix", "age", "zstd", "tar", "openssl"))("pri
     await using site = await Site.make();
     await using postfix = await PrivatePostfix.create();
     const config = site.configure([postfix]);
-    mkdirSync(join(site.directory, "runbooks"));
-    copyFileSync(sample, join(site.directory, "runbooks/50-sample.md"));
-    writeFileSync(join(site.directory, "runbooks/51-broken.md"), "# Not one yet\n");
+    mkdirSync(join(site.directory, "runbooks"), { mode: 0o755 });
+    // Whatever the mask of the checkout: what others may write is left out.
+    for (const [name, text] of [
+      ["50-sample", readFileSync(sample)],
+      ["51-broken", "# Not one yet\n"],
+    ] as const) {
+      writeFileSync(join(site.directory, `runbooks/${name}.md`), text);
+      chmodSync(join(site.directory, `runbooks/${name}.md`), 0o644);
+    }
     const run = (...args: string[]) => spoolsafe([...args, "--config", config]);
 
     const paper = (await run("runbook", "paper", "50")).stdout;

@@ -13,7 +13,7 @@ let directory: string;
 let run: (...args: string[]) => ReturnType<typeof spoolsafe>;
 beforeAll(() => {
   directory = makeScratch();
-  mkdirSync(join(directory, "runbooks"));
+  mkdirSync(join(directory, "runbooks"), { mode: 0o755 });
   copyFileSync(sample, join(directory, "runbooks/50-sample.md"));
   chmodSync(join(directory, "runbooks/50-sample.md"), 0o644);
   writeFileSync(join(directory, "spoolsafe.toml"), "this is not TOML\n");

@@ -21,13 +21,19 @@ function named(id: string, title = "A sample that touches nothing real"): string
   return changed("# RB-50 A sample that touches nothing real", `# ${id} ${title}`, changed("id: RB-50", `id: ${id}`));
 }
 
+/** Whatever the mask is: what others may write is not trusted. */
+function put(path: string, text: string): void {
+  writeFileSync(path, text);
+  chmodSync(path, 0o644);
+}
+
 beforeAll(() => {
   scratch = makeScratch();
   places = { packaged: join(scratch, "package/runbooks"), site: join(scratch, "etc/runbooks") };
   for (const directory of [places.packaged, places.site]) mkdirSync(directory, { recursive: true, mode: 0o755 });
-  writeFileSync(join(places.packaged, "01-primary-lost.md"), named("RB-01", "Primary lost"));
-  writeFileSync(join(places.packaged, "09-stuck-hold.md"), named("RB-09", "Mail stuck on hold"));
-  writeFileSync(join(places.packaged, "10-spool-disk-full.md"), named("RB-10", "Disk full"));
+  put(join(places.packaged, "01-primary-lost.md"), named("RB-01", "Primary lost"));
+  put(join(places.packaged, "09-stuck-hold.md"), named("RB-09", "Mail stuck on hold"));
+  put(join(places.packaged, "10-spool-disk-full.md"), named("RB-10", "Disk full"));
   writeFileSync(
     join(places.packaged, "11-deferred-backlog.md"),
     named("RB-11", "Backlog").replace("hold_oldest", "verify-*"),
@@ -36,10 +42,10 @@ beforeAll(() => {
     join(places.packaged, "README.md"),
     "| everything is bounced with 452 | [10](10-spool-disk-full.md) |\n",
   );
-  writeFileSync(join(places.site, "09-stuck-hold.md"), `${named("RB-09", "Mail stuck here")}\n`);
-  writeFileSync(join(places.site, "20-own-disk.md"), named("RB-10", "Our disk"));
-  writeFileSync(join(places.site, "21-broken.md"), "# Not yet\n");
-  writeFileSync(join(places.site, "notes.txt"), "no runbook\n");
+  put(join(places.site, "09-stuck-hold.md"), `${named("RB-09", "Mail stuck here")}\n`);
+  put(join(places.site, "20-own-disk.md"), named("RB-10", "Our disk"));
+  put(join(places.site, "21-broken.md"), "# Not yet\n");
+  put(join(places.site, "notes.txt"), "no runbook\n");
 });
 afterAll(() => destroyScratch(scratch));
 
