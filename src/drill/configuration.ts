@@ -40,13 +40,22 @@ export async function restoreConfiguration(
   const stateDirectory = join(directory, "state");
   const job = { source, instance, configDirectory, root, reader, stateDirectory, clock, signal, withoutCommands: true };
   const report = await applyConfiguration(job);
-  const parameters = await readParameters(configDirectory, signal);
+  const parameters = await readParameters(configDirectory, signal, plainSettings(directory));
   const [main] = scopes(parameters);
   const settings = Object.fromEntries(takenOver.map((name) => [name, main?.value(name) ?? ""]));
   const { savedDirectory } = report.plan;
   const place = (path: string) =>
     path.startsWith(`${savedDirectory}/`) ? join(configDirectory, path.slice(savedDirectory.length)) : join(root, path);
   return { report, parameters, settings, place };
+}
+
+/** Settings that name nothing of this host, to ask Postfix for map types with. */
+function plainSettings(directory: string): string {
+  const plain = join(directory, "plain");
+  mkdirSync(plain, { mode: 0o700 });
+  for (const name of ["main.cf", "master.cf"]) writeFileSync(join(plain, name), "");
+  utimesSync(join(plain, "main.cf"), 1_000_000_000, 1_000_000_000);
+  return plain;
 }
 
 /** Whether a restore of configuration was complete, and whether Postfix can read what came of it. */

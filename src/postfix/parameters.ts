@@ -44,16 +44,22 @@ export interface Scope {
 /**
  * Ask postconf(1) for everything one instance is configured to do. Warnings (unused parameters) are not errors.
  *
+ * @param typesFrom a configuration directory to ask for map types: `postconf -m` fails for one whose myorigin is a file that is
+ * not here; default: the same
  * @throws OperatorError `program-failed` when postconf can't read the directory
  */
-export async function readParameters(configDirectory: string, signal?: AbortSignal): Promise<PostfixParameters> {
-  const ask = async (...flags: string[]) =>
-    (await run("postconf", ["-c", configDirectory, ...flags], signal === undefined ? {} : { signal })).stdout;
+export async function readParameters(
+  configDirectory: string,
+  signal?: AbortSignal,
+  typesFrom = configDirectory,
+): Promise<PostfixParameters> {
+  const ask = async (flag: string, directory = configDirectory) =>
+    (await run("postconf", ["-c", directory, flag], signal === undefined ? {} : { signal })).stdout;
   const [main, master, overrides, types, defaults] = await Promise.all([
     ask("-n"),
     ask("-M"),
     ask("-P"),
-    ask("-m"),
+    ask("-m", typesFrom),
     ask("-d"),
   ]);
   const builtIn = parseParameters(defaults.toString());

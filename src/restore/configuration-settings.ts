@@ -1,4 +1,4 @@
-import { existsSync, lstatSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { OperatorError } from "../errors.ts";
@@ -9,10 +9,16 @@ import { processName } from "../system/processes.ts";
 /** main.cf and master.cf by themselves, in a private directory that Postfix's commands can be pointed at. */
 export class StagedSettings implements Disposable {
   readonly directory: string;
+  /**
+   * The same for programs that do more than print settings: those read the file that myorigin may be (Debian: /etc/mailname)
+   * when they start, and it need not be on this host, or not yet. Here myorigin is a name.
+   */
+  readonly programsDirectory: string;
   readonly parameters: PostfixParameters;
 
   private constructor(directory: string, parameters: PostfixParameters) {
     this.directory = directory;
+    this.programsDirectory = programsIn(directory);
     this.parameters = parameters;
   }
 
@@ -31,12 +37,11 @@ export class StagedSettings implements Disposable {
     sweepDead();
     const directory = mkdtempSync(join(tmpdir(), `${prefix}${process.pid}-`));
     try {
-      for (const [name, bytes] of [["main.cf", files.main] as const, ["master.cf", files.master] as const]) {
-        writeFileSync(join(directory, name), bytes, { mode: 0o600 });
-        // Postfix waits until a main.cf is two seconds old before it believes it (`util/dict.c`, dict_load_file_xt).
-        utimesSync(join(directory, name), longAgo, longAgo);
-      }
-      const said = await readParameters(directory, signal).catch((error) => {
+      writeSettings(directory, files);
+      mkdirSync(programsIn(directory), { mode: 0o700 });
+      const main = Buffer.concat([files.main, Buffer.from("\nmyorigin = localhost\n")]);
+      writeSettings(programsIn(directory), { ...files, main });
+      const said = await readParameters(directory, signal, programsIn(directory)).catch((error) => {
         signal?.throwIfAborted();
         throw error instanceof OperatorError ? unreadable() : error;
       });
@@ -50,6 +55,21 @@ export class StagedSettings implements Disposable {
 
   [Symbol.dispose](): void {
     rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+function programsIn(directory: string): string {
+  return join(directory, "programs");
+}
+
+function writeSettings(
+  directory: string,
+  { main, master }: { readonly main: Uint8Array; readonly master: Uint8Array },
+): void {
+  for (const [name, bytes] of [["main.cf", main] as const, ["master.cf", master] as const]) {
+    writeFileSync(join(directory, name), bytes, { mode: 0o600 });
+    // Postfix waits until a main.cf is two seconds old before it believes it (`util/dict.c`, dict_load_file_xt).
+    utimesSync(join(directory, name), longAgo, longAgo);
   }
 }
 

@@ -304,7 +304,7 @@ class Application {
 
   async #buildTable(table: TableWork, temporary: string): Promise<TableResult> {
     const { planned, source, ownDirectory, compiled } = table;
-    const settings = this.#gathered.staged.directory;
+    const settings = this.#gathered.staged.programsDirectory;
     const result = await buildTable(planned, source, settings, temporary, ownDirectory);
     if (result.problem !== null) return result;
     for (const [index, suffix] of compiledFiles(planned.type, "").entries()) {
@@ -329,7 +329,7 @@ class Application {
       commands.push(await runPostfix(plan.configDirectory, planned));
       edited.push(...before.flatMap((one) => this.#editOf(planned.command, one)));
     }
-    const now = await readParameters(plan.configDirectory, this.#job.signal);
+    const now = await readParameters(plan.configDirectory, this.#job.signal, this.#gathered.staged.programsDirectory);
     return {
       ...{ run: this.#journal.run, keptIn: this.#journal.directory, plan, tables, commands, edited },
       written: written.filter(({ entry }) => entry.type !== "directory").length,

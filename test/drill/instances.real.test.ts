@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { backup } from "../../src/backup/backup.ts";
@@ -33,11 +33,16 @@ describe.skipIf(!needs("root", "postfix", "flock", "mount-namespace"))("a snapsh
       "canonical_maps",
       `${table("regexp", "canonical")}, ${table("memcache", "memcache.cf")}, tcp:127.0.0.1:${trap.port}`,
     );
+    // As Debian's /etc/mailname: on the primary, and not where it is drilled.
+    const mailname = join(scratch, "mailname");
+    writeFileSync(mailname, "well.test\n");
+    await well.setParameter("myorigin", mailname);
     await unwell.setParameter("transport_maps", `hash:${unwell.configDirectory}/nowhere`);
     for (const [at, postfix] of [well, unwell, unwell].entries()) {
       await postfix.sendmail(plainLetter({ recipients: [`someone${at}@far.test`, "other@far.test"] }));
     }
     await backup(await site.request([well, unwell]));
+    rmSync(mailname);
 
     const facts = await drill(site, { workDirectory: scratch });
     expect(facts.failure).toBeNull();
