@@ -26,7 +26,7 @@ export function showRun({ render }: Context): (event: RunEvent) => void {
 function textOf(event: RunEvent): string | undefined {
   switch (event.type) {
     case "run":
-      return `${event.resumed ? "going on with" : "run"} ${event.run} of ${event.runbook}`;
+      return runText(event);
     case "variable":
       return `  ${event.name} = ${event.value === null ? "(secret)" : printable(event.value)}  (${event.origin})`;
     case "passed":
@@ -34,7 +34,7 @@ function textOf(event: RunEvent): string | undefined {
     case "step":
       return stepText(event);
     case "block":
-      return event.kind === "verify" ? undefined : `  ${event.kind} ${event.block} ...`;
+      return event.kind === "verify" || event.kind === "vars" ? undefined : `  ${event.kind} ${event.block} ...`;
     case "block-end":
       return event.outcome === "ok" || event.kind === "verify"
         ? undefined
@@ -52,6 +52,11 @@ function textOf(event: RunEvent): string | undefined {
     default:
       return undefined;
   }
+}
+
+function runText({ run, runbook, title, when, impact, never, resumed }: Extract<RunEvent, { type: "run" }>): string {
+  const first = `${title}\n${resumed ? "Going on with run" : "Run"} ${run} of ${runbook}.`;
+  return printableLines(resumed ? first : `${first}\nWhen: ${when}\nImpact: ${impact}\nNever: ${never}`);
 }
 
 function stepText(event: Extract<RunEvent, { type: "step" }>): string {

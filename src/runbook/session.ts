@@ -176,7 +176,9 @@ export class RunSession {
       tell: (text) => report({ type: "note", step: null, text }),
     });
     this.#startedAt = found === null ? clock.now() : Date.parse(found.progress.startedAt);
-    report({ type: "run", run, runbook: runbook.name, directory: directory ?? "", resumed: found !== null });
+    const { name, title, when, impact, never } = runbook;
+    const told = { runbook: name, title, when, impact, never, directory: directory ?? "" };
+    report({ type: "run", run, ...told, resumed: found !== null });
   }
 
   [Symbol.dispose](): void {

@@ -75,6 +75,10 @@ export type RunEvent =
       readonly type: "run";
       readonly run: string;
       readonly runbook: string;
+      readonly title: string;
+      readonly when: string;
+      readonly impact: string;
+      readonly never: string;
       readonly directory: string;
       readonly resumed: boolean;
     }
