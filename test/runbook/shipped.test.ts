@@ -30,8 +30,8 @@ describe.each(all.map((found) => [found.name, found] as const))("%s", (_, found)
   });
 
   test("has only commands that spoolsafe has", async () => {
-    for (const { line, words } of spoolsafeLines(found)) {
-      expect(await parse(words), `${found.name}:${line}: spoolsafe ${words.join(" ")}`).toBe("taken");
+    for (const line of spoolsafeLines(found)) {
+      expect(await parse(line), `${found.name}:${line.line}: spoolsafe ${line.words.join(" ")}`).toBe("taken");
     }
   });
 
@@ -45,44 +45,62 @@ describe.each(all.map((found) => [found.name, found] as const))("%s", (_, found)
   });
 });
 
+interface Line {
+  readonly line: number;
+  readonly words: readonly string[];
+  /** In the text: it may be the mere name of a command. */
+  readonly mention: boolean;
+}
+
 /** Every `spoolsafe ...` of every block, and in the text between backquotes, with the words as bash would give them. */
-function spoolsafeLines({ reading, text }: FoundRunbook): { line: number; words: string[] }[] {
+function spoolsafeLines({ reading, text }: FoundRunbook): Line[] {
+  const defaults = new Map(reading.runbook?.variables.map((each) => [each.name, each.default]));
   const blocks = reading.blocks.flatMap((block) =>
     readShell(block.script)
       .commands.flatMap(programsOf)
       .filter(({ words }) => words[0]?.text === "spoolsafe")
-      .map(({ words, line }) => ({ line: block.line + 1 + line, words: words.slice(1).map((word) => word.text) })),
+      .map(({ words, line }) => ({
+        line: block.line + 1 + line,
+        words: words.slice(1).flatMap(({ text: word }) => plausible(word, defaults)),
+        mention: false,
+      })),
   );
-  const inline = text.split("\n").flatMap((line, index) =>
-    [...line.matchAll(/`spoolsafe ([a-z][^`]*)`/g)].map(([, words = ""]) => ({
-      line: index + 1,
-      words: words.split(/\s+/),
-    })),
-  );
+  const prose = text.replace(/^```[\s\S]*?^```/gm, (fence) => "\n".repeat(fence.split("\n").length - 1));
+  const inline = [...prose.matchAll(/`spoolsafe\s+([a-z][^`]*)`/g)].map(({ 1: words = "", index }) => ({
+    line: prose.slice(0, index).split("\n").length,
+    words: words.split(/\s+/).map((word) => examples[word] ?? word),
+    mention: true,
+  }));
   return [...blocks, ...inline];
 }
 
-/** `taken`, or why the command line refuses it; variables stand for something that is right. */
-async function parse(words: readonly string[]): Promise<string> {
+/** A variable in a command: its default where that is a plain word, else something; `$@` may be nothing. */
+function plausible(word: string, defaults: ReadonlyMap<string, string>): string[] {
+  if (/^\$(@|\{\w+\[@\]\})$/.test(word)) return [];
+  return [
+    word.replaceAll(/\$\{(\w+)[^}]*\}|\$(\w+)|\$\([^)]*\)/g, (_, braced?: string, bare?: string) => {
+      const value = defaults.get(braced ?? bare ?? "") ?? "";
+      return value === "" || /[$`]/.test(value) ? "1" : value;
+    }),
+  ];
+}
+
+const examples: Readonly<Record<string, string>> = { "N/min": "500/min", "N%": "10%" };
+
+/** `taken`, or why the command line refuses it. */
+async function parse({ words, mention }: Line): Promise<string> {
   let answer = "it does nothing";
   const program = buildProgram(async () => {
     answer = "taken";
   });
   program.configureOutput({ writeOut: () => {}, writeErr: () => {} });
   try {
-    await program.parseAsync(["node", "spoolsafe", ...words.map(plausible)]);
+    await program.parseAsync(["node", "spoolsafe", ...words]);
     return answer;
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    const message = error instanceof Error ? error.message : String(error);
+    return mention && /missing required argument|\(outputHelp\)/.test(message) ? "taken" : message;
   }
-}
-
-/** A variable in the place of a number, of a rate, or of anything else. */
-function plausible(word: string, index: number, words: readonly string[]): string {
-  if (!word.includes("$")) return word;
-  if (words[index - 1] === "--rate") return "500/min";
-  if (words[index - 1] === "--sample") return "10%";
-  return word.replaceAll(/\$\{[^}]*\}|\$\w+|\$\([^)]*\)/g, "1");
 }
 
 describe("what leads to a runbook", () => {
