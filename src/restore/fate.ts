@@ -9,6 +9,11 @@ export type Verdict = "deliver" | "done" | "deleted" | "in-doubt";
 export interface Fate {
   readonly verdict: Verdict;
   readonly reason: string;
+  /**
+   * Of a doubt: nobody got it. It was queued until postsuper(1) deleted mail without logging which (seconds since 1970), and
+   * only whether it was among that is open.
+   */
+  readonly deletedAt?: number;
   /** The line that proves it. */
   readonly proof: LogRecord | undefined;
 }
@@ -67,9 +72,25 @@ export class FateFinder {
       this.ofExpiry(question) ??
       ofEnd(question) ??
       ofOpenAttempt(question) ??
-      this.doubt(lastKnown(question)) ??
+      this.doubtOfQueued(question) ??
       stillQueued(question)
     );
+  }
+
+  private doubtOfQueued(question: Question): Fate | undefined {
+    const since = lastKnown(question);
+    // What was handed on inside this system may have been delivered under its other ids.
+    return question.path.length > 0 ? this.doubt(since) : this.doubtOrDeletion(since);
+  }
+
+  /** As `doubt`, of mail that was surely queued at that time and that nothing in the log speaks of later. */
+  doubtOrDeletion(since: number): Fate | undefined {
+    const doubt = this.doubt(since);
+    if (doubt === undefined || this.gapAfter(since) !== undefined) return doubt;
+    const changes = this.log.massChanges.filter(({ time, action }) => action !== "held" && time >= since);
+    return changes.every(({ action }) => action === "deleted")
+      ? { ...doubt, deletedAt: Math.min(...changes.map(({ time }) => time)) }
+      : doubt;
   }
 
   /** A doubt about mail that was still queued at a time: what became of it later may be missing in the log. */

@@ -312,7 +312,8 @@ class Decisions {
 
   #fateOf(verdict: RecipientVerdict | undefined): RecipientVerdict["verdict"] {
     if (verdict === undefined) return "in-doubt";
-    return verdict.verdict === "deleted" && this.#choice.restoreDeleted ? "deliver" : verdict.verdict;
+    const deleted = verdict.verdict === "deleted" || verdict.undelivered === true;
+    return deleted && this.#choice.restoreDeleted ? "deliver" : verdict.verdict;
   }
 
   /** One copy for the recipients that are certain, another, on hold, for those in doubt. */

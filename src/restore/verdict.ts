@@ -12,6 +12,8 @@ export interface RecipientVerdict {
   readonly reason: string;
   /** The log line that proves it, cut where it is long. */
   readonly evidence?: string;
+  /** In doubt is only whether an administrator deleted it: it was not delivered. */
+  readonly undelivered?: true;
 }
 
 export interface MessageVerdict {
@@ -69,8 +71,12 @@ export function judge(messages: readonly MessageEntry[], log: LogEvidence, windo
   };
 }
 
-function toVerdict({ verdict, reason, proof }: Fate): RecipientVerdict {
-  return proof === undefined ? { verdict, reason } : { verdict, reason, evidence: lineOf(proof) };
+function toVerdict({ verdict, reason, proof, deletedAt }: Fate): RecipientVerdict {
+  return {
+    ...{ verdict, reason },
+    ...(proof === undefined ? {} : { evidence: lineOf(proof) }),
+    ...(deletedAt === undefined ? {} : { undelivered: true }),
+  };
 }
 
 /** A message with its trail, if the log has one. */
@@ -124,18 +130,23 @@ class Judging {
     const settled = message.inFlight === false && (message.queue === "deferred" || message.queue === "hold");
     const fate =
       trail === undefined
-        ? (this.fates.doubt(snapshotTime) ??
-          this.requeued(message, address, kin) ??
-          this.ofTakenId(message) ??
-          deliver("the log does not mention it"))
+        ? this.ofUnmentioned(message, address, kin)
         : this.fates.fateOf({
             ...{ trail, lines, address, kin, settled },
             ...{ since: snapshotTime, filtered: message.contentFilter !== null, path: [] },
           });
-    if (fate.verdict !== "deliver") return fate;
+    if (fate.verdict !== "deliver" && fate.deletedAt === undefined) return fate;
     const since = lines.findLast(({ record }) => record.time >= snapshotTime - 1);
     const told = since !== undefined || isTold(trail, lines);
-    return (told ? undefined : ofCapture(message)) ?? this.ofOverdue(message, trail, since) ?? fate;
+    return (told ? undefined : ofCapture(message)) ?? this.ofOverdue(message, trail, since, fate.deletedAt) ?? fate;
+  }
+
+  private ofUnmentioned(message: MessageEntry, address: string, kin: ReadonlySet<string>): Fate {
+    const doubt = this.fates.doubtOrDeletion(this.window.snapshotTime);
+    if (doubt !== undefined && doubt.deletedAt === undefined) return doubt;
+    return (
+      this.requeued(message, address, kin) ?? this.ofTakenId(message) ?? doubt ?? deliver("the log does not mention it")
+    );
   }
 
   /** An id that another message had after the snapshot was free by then. */
@@ -156,8 +167,17 @@ class Judging {
     return next && this.fates.follow(next, { address, kin, path: [] });
   }
 
-  /** Deferred mail is tried again when it is due. A log that goes on long after without a word of it has a hole. */
-  private ofOverdue(message: MessageEntry, trail: Trail | undefined, since: TrailLine | undefined): Fate | undefined {
+  /**
+   * Deferred mail is tried again when it is due. A log that goes on long after without a word of it has a hole.
+   *
+   * @param until seconds since 1970 from when on silence is no wonder: it may have been deleted
+   */
+  private ofOverdue(
+    message: MessageEntry,
+    trail: Trail | undefined,
+    since: TrailLine | undefined,
+    until = Number.POSITIVE_INFINITY,
+  ): Fate | undefined {
     const { queueRunDelayS = 300, maximalBackoffS = 4000, snapshotTime } = this.window;
     if (
       isHeld(message, trail) ||
@@ -166,7 +186,7 @@ class Judging {
       return undefined;
     const retry = message.queue === "deferred" ? message.mtime : snapshotTime;
     const due = since === undefined ? Math.max(retry, snapshotTime) : since.record.time + maximalBackoffS;
-    if ((this.log.last ?? 0) <= due + 2 * queueRunDelayS + 60) return undefined;
+    if (Math.min(this.log.last ?? 0, until) <= due + 2 * queueRunDelayS + 60) return undefined;
     return inDoubt(`it was due at ${clock(due)}, and the log, which goes on, does not mention it`, since?.record);
   }
 
@@ -398,22 +418,25 @@ export interface DeliveryBound {
   /** Every recipient of the snapshot has a verdict, so none is lost. */
   readonly lost: 0;
   readonly acceptedLater: number;
-  /** Those in doubt, if they are delivered. */
+  /** Those in doubt, if they are delivered, but for those of whom only a deletion is in doubt. */
   readonly possiblyTwice: number;
 }
 
 /** Count what a judgement means; recipients the snapshot has as done are not counted. */
 export function boundOf({ messages }: Judgement, later: readonly LaterMessage[]): DeliveryBound {
   const counts = new Map<Verdict, number>();
+  let undelivered = 0;
   for (const { message, recipients } of messages) {
-    for (const [index, { verdict }] of recipients.entries()) {
-      if (message.recipients[index]?.done !== true) counts.set(verdict, (counts.get(verdict) ?? 0) + 1);
+    for (const [index, recipient] of recipients.entries()) {
+      if (message.recipients[index]?.done === true) continue;
+      counts.set(recipient.verdict, (counts.get(recipient.verdict) ?? 0) + 1);
+      if (recipient.undelivered === true) undelivered += 1;
     }
   }
   const count = (verdict: Verdict) => counts.get(verdict) ?? 0;
   return {
     ...{ deliver: count("deliver"), done: count("done"), deleted: count("deleted"), inDoubt: count("in-doubt") },
-    ...{ lost: 0, acceptedLater: later.length, possiblyTwice: count("in-doubt") },
+    ...{ lost: 0, acceptedLater: later.length, possiblyTwice: count("in-doubt") - undelivered },
   };
 }
 

@@ -78,6 +78,7 @@ async function judged(files: Readonly<Record<string, string | Buffer>>, more: Ca
     directory,
     verdicts: verdicts.map(({ verdict }) => verdict),
     reasons: verdicts.map(({ reason }) => reason),
+    undelivered: verdicts.map(({ undelivered }) => undelivered === true),
   };
 }
 
@@ -260,6 +261,25 @@ describe("what logs can't prove is in doubt, and said", () => {
     expect(result.warnings).toEqual([
       expect.stringMatching(/^mail was deleted without a word of which: .*Deleted: 3 messages$/),
     ]);
+  });
+
+  test("but where it only deleted, nobody got what was queued until then", async () => {
+    const deleted = "12:03:00 postsuper Deleted: 3 messages";
+    const of = (text: string, over: Partial<MessageEntry> = {}) =>
+      judged({ "mail.log": syslog(`${text}\n${deleted}`) }, { over });
+    const queued = { verdicts: ["in-doubt"], undelivered: [true], bound: { inDoubt: 1, possiblyTwice: 0 } };
+    expect(await of(before)).toMatchObject(queued);
+    expect(await of(other("11:59:00"), { inFlight: false })).toMatchObject(queued);
+    const open = { verdicts: ["in-doubt"], undelivered: [false], bound: { inDoubt: 1, possiblyTwice: 1 } };
+    expect(await of(other("11:59:00"), { inFlight: true })).toMatchObject(open);
+    expect(await of(`${before}\n12:02:00 postsuper Renamed to match inode number: 1 message`)).toMatchObject(open);
+    expect(
+      await of(`${before}\n12:02:00 qmgr ${id}: from=<s@src.test>, size=848, nrcpt=1 (queue active)`),
+    ).toMatchObject(open);
+    // Silence is no wonder once it may have been deleted, and is one before.
+    expect(await of(`${before}\n${other("12:01:00")}`, { mtime: at("11:10:00") })).toMatchObject(queued);
+    const late = `${before}\n${other("12:01:00")}\n13:30:00 postsuper Deleted: 3 messages`;
+    expect(await judged({ "mail.log": syslog(late) })).toMatchObject(open);
   });
 
   test("when the configuration in the snapshot is damaged", async () => {

@@ -194,6 +194,20 @@ describe("what logs say of each recipient", () => {
     expect({ deleted, place }).toMatchObject({ deleted: [], place: [{ recipients: [0, 3] }, { recipients: [1] }] });
   });
 
+  test("so is what may have been deleted, and else was not delivered", () => {
+    const undelivered = { verdict: "in-doubt", reason: "who knows", undelivered: true } as const;
+    const known: Partial<Knowledge> = {
+      deliveries: {
+        ...said,
+        verdicts: new Map([[entryKey(four), [undelivered, undelivered, undelivered, undelivered]]]),
+      },
+    };
+    expect(decided([four], { ...merging, restoreDeleted: true }, known).place).toMatchObject([
+      { recipients: [0, 1, 2, 3], inDoubt: null },
+    ]);
+    expect(decided([four], merging, known).place).toMatchObject([{ recipients: [0, 1, 2, 3], inDoubt: "who knows" }]);
+  });
+
   test("deleted mail that was left out can be restored later", () => {
     const runs = [ran(decided([four], merging, { deliveries: said }), 1)];
     const how = { ...merging, restoreDeleted: true };
