@@ -1,4 +1,5 @@
 import type { Block, ExpectLine, Runbook, Step } from "./runbook.ts";
+import { readShell } from "./shell.ts";
 import type { EffectiveValue } from "./values.ts";
 import { confirmOf, durationWords, riskWords } from "./words.ts";
 
@@ -79,7 +80,7 @@ function preparation({ steps, secrets, variables }: Runbook, values: readonly Ef
   if (lines.length === 0) return [];
   return [
     "",
-    "[ ] First, in the root shell that all of this is pasted into",
+    "[ ] First, in a root shell (bash), into which all of this is pasted",
     "",
     ...lines.map((line) => `    ${line}`),
   ];
@@ -131,8 +132,16 @@ function limits({ timeoutMs, retry, everyMs }: Block): string {
   return `; at most ${durationWords(timeoutMs)}${tries}`;
 }
 
-function commands({ script }: Block): string[] {
-  return brokenLines(script, width - 8).map((line) => `        ${line}`);
+/**
+ * In parentheses where there is more than one command: pasted, the second would run although the first has failed, and an
+ * `exit` would end the shell. What exports something for later has to stay in that shell.
+ */
+function commands({ kind, script }: Block): string[] {
+  const lines = brokenLines(script, width - 8);
+  const shell = readShell(script);
+  const several = shell.commands.length > 1 || shell.commands.some(({ words }) => words[0]?.text === "exit");
+  const enclosed = several && kind !== "manual" && shell.exports.size === 0;
+  return (enclosed ? ["( set -euo pipefail", ...lines, ")"] : lines).map((line) => `        ${line}`);
 }
 
 function expected({ expect }: Block): string[] {

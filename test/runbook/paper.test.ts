@@ -20,9 +20,19 @@ describe("a sheet", () => {
     expect(text).toContain("[ ] Do: changes something; can be undone or repeated; at most 30 seconds\n");
     expect(text).toContain("    [ ] Check: must succeed; at most 30 seconds; up to 3 tries, 2 seconds apart\n");
     expect(text.match(/Done at ______________ {3}Initials ______/g)).toHaveLength(3);
-    expect(text).toContain("To take this step back; at most 30 seconds:\n        postconf -X master_service_disable\n");
+    expect(text).toContain(
+      "To take this step back; at most 30 seconds:\n        ( set -euo pipefail\n        postconf -X master_service_disable\n",
+    );
     expect(text).toContain("and print\n          | inet\n");
     expect(text).toMatch(/IF THIS FAILS\n\n {2}Open the console/);
+  });
+
+  test("keeps an exit, and what comes after a failure, from the shell it is pasted into", () => {
+    const text = paper(withAction("if false; then", "  exit 1", "fi", "false", "echo never"));
+    const own = commandLines(text.slice(text.indexOf("[ ] Do: "), text.indexOf("[ ] Check"))).join("\n");
+    const { stdout } = spawnSync("bash", ["-c", `${own}\necho still here $?`], { encoding: "utf8" });
+    expect(stdout).toBe("still here 1\n");
+    expect(paper(withAction("export N=1", "echo a"))).toContain("\n        export N=1\n        echo a\n");
   });
 
   test("wants the host's name where something can't be taken back", () => {
