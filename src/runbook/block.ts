@@ -1,5 +1,16 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync, readSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import type { Readable, Writable } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
 import { setTimeout as delay } from "node:timers/promises";
@@ -310,8 +321,7 @@ function followFile({ output, errors }: BlockFiles, offset: number, job: BlockJo
     finish: () => {
       clearInterval(timer);
       for (const tail of tails) tail.end();
-      const bytes = bytesFrom(output, offset);
-      return { output: bytes.subarray(-keptBytes).toString("utf8"), sha256: digestOf(bytes).digest };
+      return { output: lastOf(output, offset), sha256: digestFrom(output, offset) };
     },
     environment: () => "",
   };
@@ -346,15 +356,41 @@ function followPipes(child: ChildProcess, job: BlockJob): Follow {
 }
 
 function sizeOf(path: string): number {
-  return existsSync(path) ? readFileSync(path).length : 0;
+  return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
 }
 
-function bytesFrom(path: string, offset: number): Buffer {
+/** The end of what stands behind the offset. Nothing where the file is gone: then nothing is known of what was said. */
+function lastOf(path: string, offset: number): string {
+  const from = Math.max(offset, sizeOf(path) - keptBytes);
+  const chunks: Buffer[] = [];
+  readFrom(path, from, (chunk) => void chunks.push(Buffer.from(chunk)));
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function digestFrom(path: string, offset: number): string {
+  const sha256 = createHash("sha256");
+  readFrom(path, offset, (chunk) => void sha256.update(chunk));
+  return sha256.digest("hex");
+}
+
+/** In pieces that are valid during the call. @returns how many bytes there were */
+function readFrom(path: string, offset: number, take: (chunk: Buffer) => void): number {
+  let fd: number;
   try {
-    return readFileSync(path).subarray(offset);
+    fd = openSync(path, "r");
   } catch {
-    // The file that was to have it is gone or can't be read: then nothing is known of what was said.
-    return Buffer.alloc(0);
+    return 0; // somebody removed it: what it would have told is all that is lost
+  }
+  try {
+    const chunk = Buffer.allocUnsafe(64 * 1024);
+    for (let done = 0; ; ) {
+      const got = readSync(fd, chunk, 0, chunk.length, offset + done);
+      if (got === 0) return done;
+      take(chunk.subarray(0, got));
+      done += got;
+    }
+  } finally {
+    closeSync(fd);
   }
 }
 
@@ -371,23 +407,7 @@ class Tail {
   }
 
   read(): void {
-    let fd: number;
-    try {
-      fd = openSync(this.#path, "r");
-    } catch {
-      return; // somebody removed it: what it would have told is all that is lost
-    }
-    try {
-      const chunk = Buffer.allocUnsafe(64 * 1024);
-      for (;;) {
-        const got = readSync(fd, chunk, 0, chunk.length, this.#offset);
-        if (got === 0) return;
-        this.#offset += got;
-        this.#lines.add(chunk.subarray(0, got));
-      }
-    } finally {
-      closeSync(fd);
-    }
+    this.#offset += readFrom(this.#path, this.#offset, (chunk) => this.#lines.add(chunk));
   }
 
   end(): void {

@@ -181,7 +181,7 @@ export class Execution {
       .find(({ waiting, output }) => existsSync(waiting) || existsSync(output));
     const process = left.process !== null && left.process.bootId === currentBootId() ? left.process : null;
     if (process !== null && isAlive(process)) {
-      if (wasLetGo(process)) await this.#waitFor(step, process, left.startedAt);
+      if (wasLetGo(process)) await this.#waitFor(step.action, process, left.startedAt);
       else await endSession(process.pid, 1000);
     }
     if (files === undefined) return "unknown";
@@ -194,18 +194,23 @@ export class Execution {
     return "ended-well";
   }
 
-  async #waitFor(step: Step, process: JobProcess, startedAt: string | null): Promise<void> {
+  /** Wait for an undo whose runner died: what it takes back must not be taken back by two at a time. */
+  async settleUndo(step: Step, left: StepProgress): Promise<void> {
+    const process = left.undoing;
+    if (step.undo === null || process === null || process.bootId !== currentBootId() || !isAlive(process)) return;
+    await this.#waitFor(step.undo, process, left.startedAt);
+  }
+
+  async #waitFor(block: Block, process: JobProcess, startedAt: string | null): Promise<void> {
     const { world } = this.parts;
     const { clock } = world;
-    world.report({
-      type: "warning",
-      text: `${step.name} is still at work (process ${process.pid}): waiting for its end`,
-    });
-    const deadline = Date.parse(startedAt ?? "") + step.action.timeoutMs;
+    const text = `${block.name} is still at work (process ${process.pid}): waiting for its end`;
+    world.report({ type: "warning", text });
+    const deadline = Date.parse(startedAt ?? "") + block.timeoutMs;
     while (isAlive(process)) {
       this.throwIfStopped();
       if (clock.now() > deadline) {
-        world.report({ type: "warning", text: `the time of ${step.name} is over: ending it` });
+        world.report({ type: "warning", text: `the time of ${block.name} is over: ending it` });
         await endSession(process.pid, 10_000);
       } else await delay(100);
     }

@@ -11,14 +11,14 @@ export interface StepProgress {
   readonly state: StepState;
   /** Its action was started and has not been undone since, whatever became of the step. */
   readonly ran: boolean;
-  /** RFC 3339; of the last start. */
+  /** RFC 3339; of the last start, of its action or its undo. */
   readonly startedAt: string | null;
   /** Of the action that was started last, with the boot it belongs to. */
   readonly process: (JobProcess & { readonly bootId: string }) | null;
   /** Whether that action's end is in the journal. */
   readonly exited: boolean;
-  /** Whether an undo was begun whose end is not known. */
-  readonly undoing: boolean;
+  /** Of an undo that was begun and whose end is not known. */
+  readonly undoing: StepProgress["process"];
 }
 
 /** How far a run is, by its journal. */
@@ -37,7 +37,7 @@ export function progressOf(lines: readonly JournalLine[], start: StartEvent): Pr
   const steps = new Map<string, StepProgress>(
     start.steps.map(({ name }) => [
       name,
-      { name, state: "pending", ran: false, startedAt: null, process: null, exited: false, undoing: false },
+      { name, state: "pending", ran: false, startedAt: null, process: null, exited: false, undoing: null },
     ]),
   );
   let outcome: Progress["outcome"] = null;
@@ -65,11 +65,11 @@ function after(step: StepProgress, line: JournalLine): StepProgress {
     case "step.skipped":
       return { ...step, state: "skipped" };
     case "undo.started":
-      return { ...step, undoing: true };
+      return { ...step, undoing: processOf(line), startedAt: line.time };
     case "undo.failed":
-      return { ...step, undoing: false };
+      return { ...step, undoing: null };
     case "step.undone":
-      return { ...step, state: "undone", ran: false, undoing: false };
+      return { ...step, state: "undone", ran: false, undoing: null };
     default:
       return step;
   }

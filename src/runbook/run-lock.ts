@@ -44,9 +44,12 @@ export function refuseLeftAction(world: RunWorld): void {
     const run = readable(world.places, name);
     const { start, steps = [] } = run?.progress ?? {};
     if (start === undefined || start.queueDirectory !== (world.instance?.queueDirectory ?? null)) continue;
-    for (const { process, exited, name: step } of steps) {
-      if (process === null || exited || process.bootId !== currentBootId() || !isAlive(process)) continue;
-      throw new OperatorError("locked", `${step} of the run ${name} is still at work (process ${process.pid})`, {
+    for (const { process, exited, undoing, name: step } of steps) {
+      const alive = [exited ? null : process, undoing].find(
+        (each) => each !== null && each.bootId === currentBootId() && isAlive(each),
+      );
+      if (!alive) continue;
+      throw new OperatorError("locked", `${step} of the run ${name} is still at work (process ${alive.pid})`, {
         hints: [`its runner is gone; go on with it: spoolsafe runbook resume ${name}`],
       });
     }

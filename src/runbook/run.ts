@@ -226,6 +226,7 @@ class Running {
    * are run like any other: their verify may hold without them, and a later step may need what they export.
    */
   async #holdsAlready(step: Step, left: StepProgress): Promise<boolean> {
+    await this.#session.execution.settleUndo(step, left);
     const manual = step.action.kind === "manual";
     const action = manual || left.exited ? "unknown" : await this.#session.execution.settle(step, left);
     if (action === "never-ran" || step.action.risk === "read") return false;

@@ -46,7 +46,7 @@ export async function undoRun({ runbook, world, run }: UndoRequest): Promise<Und
     using session = resumeSession(runbook, world, found, given);
     return await session.guarded(async () => {
       await settleActions(runbook, found.progress.steps, session.execution);
-      const ran = found.progress.steps.filter((step) => step.ran || step.undoing).map(({ name }) => name);
+      const ran = found.progress.steps.filter((step) => step.ran || step.undoing !== null).map(({ name }) => name);
       const report = await undoSteps(
         runbook.steps.filter(({ name }) => ran.includes(name)),
         session,
@@ -68,6 +68,7 @@ async function settleActions(
 ): Promise<void> {
   for (const step of steps) {
     const left = progress.find(({ name }) => name === step.name);
+    if (left !== undefined) await execution.settleUndo(step, left);
     if (left?.state === "started" && !left.exited && step.action.kind === "do") await execution.settle(step, left);
   }
 }

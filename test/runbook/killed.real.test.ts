@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
@@ -10,7 +10,7 @@ import { needs } from "../support/needs.ts";
 import type { CrashPoint, RunnerOrder } from "../support/runbook.ts";
 import { processesOf } from "../support/scratch.ts";
 import { until } from "../support/wait.ts";
-import { Bench, canary, fixture } from "./bench.ts";
+import { Bench, canary, fence, fixture, sheet } from "./bench.ts";
 
 const path = fileURLToPath(new URL("../fixtures/runbooks/90-three-steps.md", import.meta.url));
 const typed = { second: "mx.test" };
@@ -76,6 +76,37 @@ describe("a runner that was killed", () => {
     rmSync(join(bench.place, "wait"));
     expect(await resumed).toMatchObject({ done: 3 });
     expect(bench.read("first-begun")).toBe("begun\nbegun\n");
+  });
+});
+
+describe("an undo whose runner was killed", () => {
+  test("is waited for, and not done by two at a time", { timeout: 60_000 }, async () => {
+    using bench = new Bench();
+    const runbook = sheet([
+      fence("name=a risk=change timeout=20s", 'touch "$PLACE/a"') +
+        fence("name=a-verify kind=verify", 'test -e "$PLACE/a"') +
+        fence(
+          "name=a-undo kind=undo risk=change timeout=20s excludeFromRunAll=true",
+          'echo begun >> "$PLACE/log"; while [ -e "$PLACE/wait" ]; do sleep 0.05; done\nrm -f "$PLACE/a"; echo end >> "$PLACE/log"',
+        ),
+    ]);
+    await bench.run(runbook);
+    writeFileSync(join(bench.place, "wait"), "");
+    const config = join(bench.directory, "spoolsafe.toml");
+    writeFileSync(config, `state_directory = ${JSON.stringify(bench.directory)}\nhost = "mx.test"\n`);
+    symlinkSync("runs", join(bench.directory, "runbooks"));
+    const env = { MAIL_CONFIG: bench.directory };
+    const killed = spoolsafe(["runbook", "undo", bench.name, "--yes", "--config", config], {
+      env,
+      meanwhile: (child) => void until(() => bench.has("log")).then(() => child.kill("SIGKILL")),
+    });
+    expect((await killed).signal).toBe("SIGKILL");
+    const undone = bench.undo(runbook);
+    await until(() => bench.events.some((event) => event.type === "warning" && event.text.includes("a-undo is still")));
+    rmSync(join(bench.place, "wait"));
+    expect(await undone).toMatchObject({ undone: 1 });
+    expect(bench.read("log")).toBe("begun\nend\nbegun\nend\n");
+    expect(bench.has("a")).toBe(false);
   });
 });
 
