@@ -105,8 +105,10 @@ export function refuseEnded({ run, progress }: FoundRun): void {
 }
 
 /** Its lock is no proof where there is no queue to lock. */
-export function refuseRunner({ run, progress }: FoundRun): void {
+export function refuseRunner({ run, progress, journal }: FoundRun): void {
   const { runner } = progress;
+  const last = journal.lines.at(-1)?.event;
+  if (last === "run.stopped" || last === "run.end") return;
   if (runner.pid === process.pid || runner.bootId !== currentBootId() || !isAlive(runner)) return;
   throw new OperatorError("locked", `the run ${run} is being worked at by process ${runner.pid}`);
 }

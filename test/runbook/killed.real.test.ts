@@ -100,7 +100,8 @@ describe("an undo whose runner was killed", () => {
       env,
       meanwhile: (child) => void until(() => bench.has("log")).then(() => child.kill("SIGKILL")),
     });
-    expect((await killed).signal).toBe("SIGKILL");
+    const end = await killed;
+    expect(end.signal, end.stderr).toBe("SIGKILL");
     const undone = bench.undo(runbook);
     await until(() => bench.events.some((event) => event.type === "warning" && event.text.includes("a-undo is still")));
     rmSync(join(bench.place, "wait"));
