@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { OperatorError } from "../errors.ts";
+import { errnoOf, OperatorError } from "../errors.ts";
 import { makePrivateDirectory } from "../system/files.ts";
 import { type JournalRead, journalFile, readJournal } from "./journal.ts";
 import { type Progress, progressOf } from "./progress.ts";
@@ -67,12 +67,19 @@ export function findRun(places: readonly string[], call: string): FoundRun {
   });
 }
 
-/** Names of the runs that have a journal, oldest first. */
+/** Names of the runs that have a journal, oldest first; none of a place that we may not look into. */
 export function runNames(places: readonly string[]): string[] {
-  const names = places.filter(existsSync).flatMap((place) => {
-    return readdirSync(place).filter((name) => existsSync(journalFile(join(place, name))));
-  });
+  const names = places.flatMap((place) => namesIn(place).filter((name) => existsSync(journalFile(join(place, name)))));
   return [...new Set(names)].sort();
+}
+
+function namesIn(place: string): string[] {
+  try {
+    return readdirSync(place);
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR", "EACCES"].includes(errnoOf(error) ?? "")) return [];
+    throw error;
+  }
 }
 
 /** @throws OperatorError `damaged` */

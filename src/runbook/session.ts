@@ -146,6 +146,7 @@ export class RunSession {
   readonly journal: Journal;
   readonly execution: Execution;
   readonly #command: OwnCommand;
+  readonly #workplace: string;
   readonly dialogue: Dialogue;
   readonly #startedAt: number;
 
@@ -162,11 +163,12 @@ export class RunSession {
         text: "no directory can be written from which programs may be run: blocks find the installed spoolsafe",
       });
     }
+    this.#workplace = workplaceOf(directory);
     this.execution = new Execution({
       ...{ world, runbook, run, secrets, given, journal: this.journal },
       directory: directory ?? tmpdir(),
       writable: directory !== null,
-      workplace: workplaceOf(directory),
+      workplace: this.#workplace,
       bin: this.#command.directory,
     });
     this.dialogue = new Dialogue({
@@ -187,6 +189,8 @@ export class RunSession {
     this.execution[Symbol.dispose]();
     this.journal.close();
     this.#command.remove();
+    // Nobody can go on with it, so nobody needs what its blocks wrote.
+    if (this.parts.directory === null) rmSync(this.#workplace, { recursive: true, force: true });
   }
 
   /** Whatever ends it early is in the journal, and says how to go on. */
@@ -204,8 +208,11 @@ export class RunSession {
       this.journal.append({ event: "run.stopped", reason });
       this.journal.sync();
       if (!(error instanceof OperatorError)) throw error;
-      const next = this.journal.directory === null ? [] : [`go on with it: spoolsafe runbook resume ${run}`];
-      throw new OperatorError(error.kind, error.message, { hints: [...error.hints, ...next], cause: error });
+      const next =
+        this.journal.directory === null
+          ? "this run was kept nowhere and can't be resumed: begin again at the step you are at, with --from STEP"
+          : `go on with it: spoolsafe runbook resume ${run}`;
+      throw new OperatorError(error.kind, error.message, { hints: [...error.hints, next], cause: error });
     }
   }
 
