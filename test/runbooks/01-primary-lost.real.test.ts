@@ -1,7 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { spoolsafe } from "../support/cli.ts";
 import { chooseSeed, Random } from "../support/random.ts";
 import { describeRunbook, expectWhole, type SceneOptions, StartState } from "../support/runbook.ts";
 import { TwoServers } from "../support/two-servers.ts";
@@ -43,13 +42,6 @@ async function expectServed(servers: TwoServers): Promise<void> {
   expect(servers.onHold(fresh, held), "what an administrator held").toHaveLength(1);
 }
 
-/** What is to be done on the old server before its Postfix starts again. */
-async function fence({ site, old }: TwoServers): Promise<unknown> {
-  const { code, json } = await spoolsafe(["holds", "fence", "--json", "--config", site.configure([old])]);
-  expect(code).toBe(0);
-  return json.at(-1);
-}
-
 describeRunbook("01-primary-lost", (scenes) => {
   test("all is taken back until mail is released", { timeout: 180_000 }, async () => {
     await using servers = await primaryBeforeItsEnd();
@@ -69,7 +61,7 @@ describeRunbook("01-primary-lost", (scenes) => {
     before.expectRestored();
     expect(fresh.running()).toBe(true);
     expectWhole(run);
-    expect(await fence(servers)).toMatchObject({ held: 0, onHold: 0 });
+    expect(await servers.fence(servers.old)).toMatchObject({ held: 0, onHold: 0 });
   });
 
   const points = ["started", "let-go", "exited"] as const;
@@ -89,7 +81,7 @@ describeRunbook("01-primary-lost", (scenes) => {
       expect(run.report).toMatchObject({ done: 11, skipped: 0 });
       await start.expectKept(run);
       await expectServed(servers);
-      expect(await fence(servers)).toMatchObject({ held: 6, onHold: 1, unfenced: 0 });
+      expect(await servers.fence(servers.old)).toMatchObject({ held: 6, onHold: 1, unfenced: 0 });
     },
   );
 });

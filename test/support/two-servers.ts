@@ -1,8 +1,10 @@
-import { appendFileSync, copyFileSync, mkdirSync, readFileSync } from "node:fs";
+import { appendFileSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { Standby } from "../doctor/standby.ts";
+import { spoolsafe } from "./cli.ts";
 import { type Letter, PrivatePostfix, plainLetter, type Submitted, until } from "./postfix.ts";
+import { ownProgram } from "./runbook.ts";
 import { Sink } from "./sink.ts";
 import { Site } from "./site.ts";
 
@@ -33,7 +35,9 @@ export class TwoServers implements AsyncDisposable {
   /** Both run; the sink refuses good.test for now. */
   static async make(): Promise<TwoServers> {
     const site = await Site.make();
-    const sink = await Sink.start({ domains: { "good.test": { rcpt: "450 4.2.0 try later" }, "probe.test": {} } });
+    const sink = await Sink.start({
+      domains: { "good.test": { rcpt: "450 4.2.0 try later" }, "probe.test": {}, "slow.test": { delayMs: 5000 } },
+    });
     const [old, fresh] = await Promise.all([PrivatePostfix.start({ sink }), PrivatePostfix.start({ sink })]);
     return new TwoServers(site, sink, old, fresh, await Service.reserve());
   }
@@ -76,6 +80,34 @@ export class TwoServers implements AsyncDisposable {
   /** What clients send to leads to this instance from now on. */
   async serve(postfix: PrivatePostfix): Promise<void> {
     await this.#service.lead(postfix.port);
+  }
+
+  /**
+   * A program that is called as ssh is, `REMOTE LOGIN COMMAND...`, and reaches this instance.
+   *
+   * @param config of its spoolsafe
+   * @returns its path
+   */
+  remote(postfix: PrivatePostfix, config: string): string {
+    const bin = join(postfix.directory, "bin");
+    mkdirSync(bin, { recursive: true });
+    const spoolsafe = ownProgram()
+      .map((word) => `'${word}'`)
+      .join(" ");
+    const script = (name: string, text: string): string => {
+      writeFileSync(join(bin, name), `#!/bin/sh\n${text}\n`, { mode: 0o755 });
+      return join(bin, name);
+    };
+    script("spoolsafe", `exec ${spoolsafe} --config '${config}' "$@"`);
+    const environment = `MAIL_CONFIG='${postfix.configDirectory}' PATH='${bin}':/usr/sbin:/usr/bin:/sbin:/bin`;
+    return script("remote", `shift\nexec env ${environment} sh -c "$*"`);
+  }
+
+  /** What is to be done on the old server before its Postfix starts again; its summary. */
+  async fence(postfix: PrivatePostfix): Promise<unknown> {
+    const { code, json } = await spoolsafe(["holds", "fence", "--json", "--config", this.site.configure([postfix])]);
+    if (code !== 0) throw new Error(`the fence ended with ${code}`);
+    return json.at(-1);
   }
 
   /** Paths of files on hold that have this letter. */
