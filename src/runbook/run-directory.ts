@@ -1,8 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { errnoOf, OperatorError } from "../errors.ts";
-import { makePrivateDirectory } from "../system/files.ts";
+import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
 import { type JournalRead, journalFile, readJournal } from "./journal.ts";
 import { type Progress, progressOf } from "./progress.ts";
 
@@ -17,22 +17,32 @@ export function newRunName(nowMs: number): string {
   return `${stamp}-${randomBytes(4).toString("hex")}`;
 }
 
+/** Where the blocks of a run work. Theirs alone: a file of a block must not take the place of one of ours. */
+export function workplaceIn(runDirectory: string): string {
+  return join(runDirectory, "work");
+}
+
 /**
- * Make the directory of a run in the first place where that is possible.
+ * Make the directory of a run, with a copy of its runbook, in the first place where that is possible.
  *
  * @returns null where it is in none; `failures` say why
  */
 export function makeRunDirectory(
   places: readonly string[],
   run: string,
+  text: string,
 ): { readonly directory: string | null; readonly failures: readonly string[] } {
   const failures: string[] = [];
   for (const place of places) {
+    const directory = join(place, run);
     try {
       makePrivateDirectory(place);
-      mkdirSync(join(place, run), { mode: 0o700 });
-      return { directory: join(place, run), failures };
+      mkdirSync(directory, { mode: 0o700 });
+      mkdirSync(workplaceIn(directory), { mode: 0o700 });
+      writeFileAtomic(join(directory, "runbook.md"), text);
+      return { directory, failures };
     } catch (error) {
+      rmSync(directory, { recursive: true, force: true });
       failures.push(error instanceof Error ? error.message : String(error));
     }
   }

@@ -1,17 +1,16 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { OperatorError } from "../errors.ts";
 import { currentBootId } from "../holds/journal.ts";
 import { isAlive } from "../jobs/record.ts";
-import { makePrivateDirectory, writeFileAtomic } from "../system/files.ts";
 import { processStart } from "../system/processes.ts";
 import { askSecrets, askValue, Dialogue } from "./dialogue.ts";
 import { Execution } from "./execution.ts";
 import { Journal } from "./journal.ts";
 import { type OwnCommand, placeOwnCommand } from "./own-command.ts";
 import { unmetRequirements, wrongRole } from "./requirements.ts";
-import { type FoundRun, makeRunDirectory, newRunName } from "./run-directory.ts";
+import { type FoundRun, makeRunDirectory, newRunName, workplaceIn } from "./run-directory.ts";
 import type { Runbook } from "./runbook.ts";
 import { Secrets } from "./secrets.ts";
 import type { EffectiveValue } from "./values.ts";
@@ -71,9 +70,8 @@ function secretsOf(runbook: Runbook, world: RunWorld, given: ReadonlyMap<string,
 export function beginSession(runbook: Runbook, world: RunWorld, given: ReadonlyMap<string, string>): RunSession {
   const { places, clock, report } = world;
   const run = newRunName(clock.now());
-  const { directory, failures } = makeRunDirectory(places, run);
+  const { directory, failures } = makeRunDirectory(places, run, runbook.text);
   for (const text of failures) report({ type: "warning", text: `the run can't be kept there: ${text}` });
-  if (directory !== null) writeFileAtomic(join(directory, "runbook.md"), runbook.text);
   return new RunSession({ runbook, world, run, directory, given, found: null });
 }
 
@@ -132,12 +130,10 @@ export interface SessionParts {
   readonly found: FoundRun | null;
 }
 
-/** Theirs alone: a file of a block must not take the place of one of ours. */
+/** Of a run that is kept nowhere, a directory for this process alone. */
 function workplaceOf(directory: string | null): string {
-  if (directory === null) return mkdtempSync(join(tmpdir(), "spoolsafe-run-"));
-  const path = join(directory, "work");
-  makePrivateDirectory(path);
-  return path;
+  const kept = directory === null ? undefined : workplaceIn(directory);
+  return kept !== undefined && existsSync(kept) ? kept : mkdtempSync(join(tmpdir(), "spoolsafe-run-"));
 }
 
 /** A process at work on a run, from its beginning or again: the journal, the blocks, the people. */

@@ -180,4 +180,15 @@ describe.skipIf(!needs("mount"))("on a full disk", () => {
     expect(warnings.join("\n")).toContain("the journal is in");
     expect(loadRun(places, bench.name).progress.outcome).toBe("done");
   });
+
+  test("that is full from the start: the run is kept elsewhere", { timeout: 60_000 }, async () => {
+    using bench = new Bench();
+    const small = makeScratch({ tmpfs: "1m" });
+    const fill = () => writeFileSync(join(small, "rest"), Buffer.alloc(2_000_000));
+    expect(fill).toThrow("ENOSPC");
+    const places = [join(small, "runs"), bench.runs];
+    await bench.run(fixture("90-three-steps"), { answers: typed, world: { places } });
+    expect(bench.journal.at(-1)).toMatchObject({ event: "run.end" });
+    expect(loadRun(places, bench.name).directory).toBe(bench.runDirectory);
+  });
 });
