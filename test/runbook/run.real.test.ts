@@ -307,6 +307,31 @@ describe.concurrent("processes", () => {
     expect(bench.read("first-begun")).toBe("begun\n");
   });
 
+  test("Ctrl-C ends what can be repeated, with all it has started, when a person says so", async () => {
+    using bench = new Bench();
+    let interrupt = () => {};
+    const people = {
+      onInterrupt: (listener: () => void) => {
+        interrupt = listener;
+        return () => {};
+      },
+    };
+    writeFileSync(join(bench.place, "wait"), "");
+    const running = bench.run(fixture("90-three-steps"), { says: ["k"], people });
+    running.catch(() => {});
+    await until(() => bench.has("first-begun"));
+    interrupt();
+    await expect(running).rejects.toMatchObject({ kind: "interrupted" });
+    expect(bench.journal.findLast(({ event }) => event === "step.exit")).toMatchObject({
+      step: "first",
+      outcome: "killed",
+    });
+    expect(processesOf(bench.directory)).toEqual([]);
+    rmSync(join(bench.place, "wait"));
+    expect(await bench.resume(fixture("90-three-steps"), { answers: typed })).toMatchObject({ done: 3 });
+    expect(bench.read("first-begun")).toBe("begun\nbegun\n");
+  });
+
   test("Ctrl-C never kills what can't be taken back", async () => {
     using bench = new Bench();
     let interrupt = () => {};
