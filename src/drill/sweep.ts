@@ -2,10 +2,11 @@ import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } fr
 import { basename, join } from "node:path";
 import * as z from "zod";
 import { errnoOf } from "../errors.ts";
+import { masterState } from "../postfix/control.ts";
 import type { Clock } from "../system/clock.ts";
 import { run } from "../system/exec.ts";
 import { tryLock } from "../system/lock.ts";
-import { processesIn } from "../system/processes.ts";
+import { isHidden, processesIn, processesOfSession } from "../system/processes.ts";
 
 /** Beside the reports: what a drill under way has made elsewhere. It is there before the directory is. */
 export const workFile = "work.json";
@@ -77,12 +78,37 @@ function parseJson(text: string): unknown {
   }
 }
 
-/** SIGKILL for every process that works below a directory, until there is none. */
+/**
+ * SIGKILL for every process that works below a directory, until there is none. Without CAP_SYS_PTRACE, which containers lack, the
+ * kernel doesn't tell where a process of Postfix works (proc(5)); those are known by the lock of their master(8), and its session.
+ */
 export async function endProcesses(directory: string, clock: Clock): Promise<void> {
-  for (let found = processesIn(directory); found.length > 0; found = processesIn(directory)) {
+  const masters = new Set<number>();
+  for (;;) {
+    for (const pid of await hiddenMasters(directory)) masters.add(pid);
+    const found = new Set([...processesIn(directory), ...[...masters].flatMap(processesOfSession)]);
+    if (found.size === 0) return;
     for (const pid of found) kill(pid);
     await clock.sleep(10);
   }
+}
+
+/** The pid in a locked master.pid is that of the master that has locked it, unless it is one of another PID namespace. */
+async function hiddenMasters(directory: string): Promise<number[]> {
+  const found: number[] = [];
+  for (const queueDirectory of queueDirectoriesOf(directory)) {
+    const state = await masterState({ queueDirectory, configDirectory: directory });
+    if (state !== "stopped" && state.visible && isHidden(state.pid)) found.push(state.pid);
+  }
+  return found;
+}
+
+/** Of a drill, which has one for each instance, or of one instance. */
+function queueDirectoriesOf(directory: string): string[] {
+  if (!existsSync(directory)) return [];
+  const below = readdirSync(directory, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  const all = [directory, ...below.map(({ name }) => join(directory, name))];
+  return all.map((each) => join(each, "spool")).filter((spool) => existsSync(spool));
 }
 
 function kill(pid: number): void {

@@ -71,6 +71,19 @@ export function processesIn(directory: string): number[] {
   });
 }
 
+/**
+ * Whether the kernel does not tell us where a process works: that takes CAP_SYS_PTRACE for one of another user, and for one that
+ * has ever been another (ptrace(2), PTRACE_MODE_READ_FSCREDS).
+ */
+export function isHidden(pid: number): boolean {
+  try {
+    readlinkSync(`/proc/${pid}/cwd`);
+    return false;
+  } catch (error) {
+    return errnoOf(error) === "EACCES";
+  }
+}
+
 function vanishing<T>(look: () => T, otherwise: T): T {
   try {
     return look();

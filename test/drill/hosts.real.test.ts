@@ -1,0 +1,52 @@
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { spoolsafe } from "../support/cli.ts";
+import { needs } from "../support/needs.ts";
+import { PrivatePostfix, plainLetter } from "../support/postfix.ts";
+import { destroyScratch, makeScratch, processesOf } from "../support/scratch.ts";
+import { Site } from "../support/site.ts";
+
+/*
+ * Drills on hosts that lack something: powers of root, room on a disk.
+ */
+
+describe.skipIf(!needs("root", "postfix", "flock"))("on another host", () => {
+  const scratch = makeScratch();
+  let site: Site | undefined;
+  const command = () => {
+    if (site === undefined) throw new Error("nothing was backed up");
+    const config = ["--config", site.configure([]), "--identity-file", join(site.directory, "identity.txt")];
+    return ["drill", "--json", ...config];
+  };
+
+  beforeAll(async () => {
+    site = await Site.make();
+    await using postfix = await PrivatePostfix.create({});
+    for (const at of [0, 1]) await postfix.sendmail(plainLetter({ recipients: [`someone${at}@far.test`] }));
+    await site.backup(postfix);
+  });
+  afterAll(async () => {
+    await site?.[Symbol.asyncDispose]();
+    destroyScratch(scratch);
+  });
+
+  test("with no more powers than a container has by default, all of it ends with the drill", async () => {
+    const { code, json, stderr } = await spoolsafe([...command(), "--deliver", "--work-directory", scratch], {
+      timeoutMs: 120_000,
+      under: ["setpriv", `--bounding-set=-all,${containers.map((name) => `+${name}`).join(",")}`],
+    });
+    expect(processesOf(scratch)).toEqual([]);
+    expect(readdirSync(scratch).filter((name) => name.startsWith("spoolsafe-drill-"))).toEqual([]);
+    expect({ code, stderr, last: json.at(-1) }).toMatchObject({
+      code: 0,
+      last: { type: "summary", ok: true, deviations: [], outsideConnections: null, delivered: { identical: 2 } },
+    });
+  });
+});
+
+/** What Docker leaves of root's powers: neither CAP_SYS_ADMIN nor CAP_SYS_PTRACE. */
+const containers = [
+  ...["audit_write", "chown", "dac_override", "fowner", "fsetid", "kill", "mknod", "net_bind_service", "net_raw"],
+  ...["setfcap", "setgid", "setpcap", "setuid", "sys_chroot"],
+];
