@@ -14,7 +14,7 @@ const privateKeyEnd = "-----END [A-Z0-9 ]*PRIVATE KEY-----";
 const shapes = [
   "AGE-SECRET-KEY-[A-Za-z0-9-]+",
   "(AKIA|ASIA)[A-Z0-9]{16}",
-  "([Aa][Ww][Ss]_)?([Ss][Ee][Cc][Rr][Ee][Tt]_[Aa][Cc][Cc][Ee][Ss][Ss]_[Kk][Ee][Yy]|[Ss][Ee][Ss][Ss][Ii][Oo][Nn]_[Tt][Oo][Kk][Ee][Nn])[ \t]*[=:][ \t]*[^ \t]+",
+  "([Aa][Ww][Ss]_)?([Ss][Ee][Cc][Rr][Ee][Tt]_[Aa][Cc][Cc][Ee][Ss][Ss]_[Kk][Ee][Yy]|[Ss][Ee][Ss][Ss][Ii][Oo][Nn]_[Tt][Oo][Kk][Ee][Nn])[ \t]*[=:][ \t]*[^ \t\\n]+",
 ];
 
 /**
