@@ -10,8 +10,9 @@ import { processName } from "../system/processes.ts";
 export class StagedSettings implements Disposable {
   readonly directory: string;
   /**
-   * The same for programs that do more than print settings: those read the file that myorigin may be (Debian: /etc/mailname)
-   * when they start, and it need not be on this host, or not yet. Here myorigin is a name.
+   * The same for programs that do more than print settings. When they start those read the file that myorigin may be (Debian:
+   * /etc/mailname), and connect to postlogd(8) of the queue where there is a maillog_file: the one need not be on this host, or
+   * not yet, and the other is none of ours.
    */
   readonly programsDirectory: string;
   readonly parameters: PostfixParameters;
@@ -39,7 +40,7 @@ export class StagedSettings implements Disposable {
     try {
       writeSettings(directory, files);
       mkdirSync(programsIn(directory), { mode: 0o700 });
-      const main = Buffer.concat([files.main, Buffer.from("\nmyorigin = localhost\n")]);
+      const main = Buffer.concat([files.main, Buffer.from("\nmyorigin = localhost\nmaillog_file =\n")]);
       writeSettings(programsIn(directory), { ...files, main });
       const said = await readParameters(directory, signal, programsIn(directory)).catch((error) => {
         signal?.throwIfAborted();
