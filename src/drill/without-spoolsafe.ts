@@ -7,6 +7,7 @@ import { OperatorError } from "../errors.ts";
 import { messageQueues, type QueueName } from "../postfix/queue.ts";
 import { listQueue } from "../postfix/spool.ts";
 import { packKey, partKey, recoveryPageKey, snapshotKey } from "../repository/layout.ts";
+import { recoveryPage } from "../repository/recovery-page.ts";
 import { readTrusted } from "../restore/source.ts";
 import type { DrillCheck, DrillFacts } from "../snapshot/drill.ts";
 import type { Manifest } from "../snapshot/manifest.ts";
@@ -138,14 +139,30 @@ class Recovery {
   async #takeOutScript(): Promise<void> {
     mkdirSync(this.#path("programs"), { mode: 0o700 });
     for (const [name, path] of this.#programs) symlinkSync(path, this.#path("programs", name));
-    const page = this.#path("repository", recoveryPageKey);
-    const { stdout } = await run("sed", ["-n", String.raw`/^#!\/bin\/sh/,/^# THE END/p`, page]);
-    writeFileSync(this.#path("recover.sh"), stdout, { mode: 0o600 });
+    writeFileSync(this.#path("recover.sh"), await this.#knownScript(), { mode: 0o600 });
     const { key } = this.#signed;
     const pem = this.#rehearsing.trustedPems
       .match(/-----BEGIN PUBLIC KEY-----[^-]*-----END PUBLIC KEY-----/g)
       ?.find((one) => fingerprintOfPem(one) === key);
     writeFileSync(this.#path("trusted.pub"), `${pem ?? ""}\n`, { mode: 0o600 });
+  }
+
+  /** The script of the page. It is run as root, and nobody has signed it: it has to be the one this program writes itself. */
+  async #knownScript(): Promise<string> {
+    const takeOut = String.raw`/^#!\/bin\/sh/,/^# THE END/p`;
+    const { stdout } = await run("sed", ["-n", takeOut, this.#path("repository", recoveryPageKey)]);
+    const script = stdout.toString("utf8");
+    if (script !== "" && recoveryPage().includes(script)) return script;
+    throw new OperatorError(
+      "damaged",
+      `the script in ${recoveryPageKey} is not the one this version of spoolsafe writes`,
+      {
+        hints: [
+          "nothing of it was run: whoever can write to the repository could have changed it",
+          "of another version: rehearse with that one; else find out who can write to the repository",
+        ],
+      },
+    );
   }
 
   get #signed() {

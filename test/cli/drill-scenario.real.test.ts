@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { digestOf } from "../../src/system/digest.ts";
@@ -74,11 +74,25 @@ describe.skipIf(!needs("root", "postfix", "age", "zstd", "tar", "openssl"))("dri
     expect(objects()).toEqual(before);
   });
 
+  test("no-spoolsafe runs no script as root that somebody else has put into the repository", async () => {
+    const page = join(site.directory, "repository", "RECOVER.txt");
+    const text = readFileSync(page, "utf8");
+    const mark = join(site.directory, "was-run");
+    writeFileSync(page, text.replace(/^umask 077;/m, `touch ${mark}; umask 077;`));
+    const { code, json } = await run("drill", "--scenario", "no-spoolsafe");
+    writeFileSync(page, text);
+    expect(existsSync(mark)).toBe(false);
+    expect({ code, last: json.at(-1) }).toMatchObject({
+      code: 1,
+      last: { ok: false, scenario: { happened: expect.stringMatching(/^exit 13: the script in RECOVER.txt is not/) } },
+    });
+  });
+
   test("is no proof: the job's record knows nothing of it", async () => {
     const { json } = await run("status");
     expect(json.at(-1)).toMatchObject({ lastDrill: null });
     const listed = (await run("drill", "list")).json;
-    expect(listed.slice(0, -1).map(({ scenario }) => scenario)).toHaveLength(6);
+    expect(listed.slice(0, -1).map(({ scenario }) => scenario)).toHaveLength(7);
     expect(await run("drill", "verify")).toMatchObject({ code: 0 });
   });
 
@@ -98,7 +112,7 @@ describe.skipIf(!needs("root", "postfix", "age", "zstd", "tar", "openssl"))("dri
     });
     const next = await run("drill", "--scenario", "wrong-identity");
     expect({ code: next.code, stored: next.json.at(-1)?.stored }).toEqual({ code: 0, stored: true });
-    expect((await run("drill", "verify")).json.at(-1)).toMatchObject({ checked: 8, damaged: [], pending: [] });
+    expect((await run("drill", "verify")).json.at(-1)).toMatchObject({ checked: 9, damaged: [], pending: [] });
   });
 
   test("a real drill whose repository is away fails, and its report is kept all the same", async () => {
