@@ -71,11 +71,22 @@ export class Workplace {
 /** Sweeping may have a queue of 100,000 messages to remove. */
 const turnMs = 10 * 60_000;
 
+/** The longest path below a drill's directory that Postfix connects to by its full name (`maillog_client.c`). */
+const longestSocket = `/${workPrefix}0123456789ab/99/spool/public/postlog`;
+/** Of the address of a socket (unix(7)), without the byte that ends it. */
+const socketBytes = 107;
+
 /** Postfix's daemons drop to its user and then open files of theirs by path. */
 function passable(parent: string): string {
   if (!existsSync(parent)) throw unfit(parent, `${parent} is not there`);
   const real = realpathSync(parent);
   if (!statSync(real).isDirectory()) throw unfit(parent, `${parent} is no directory`);
+  if (Buffer.byteLength(real + longestSocket) > socketBytes) {
+    throw unfit(
+      parent,
+      `its path is too long for the sockets of Postfix (${socketBytes - longestSocket.length} bytes)`,
+    );
+  }
   for (let at = real; ; at = dirname(at)) {
     if ((statSync(at).mode & 0o001) === 0) throw unfit(parent, `not every user may pass through ${at}`);
     if (at === dirname(at)) return real;

@@ -8,7 +8,7 @@ import { tryLock } from "../../src/system/lock.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
 
 describe("what drills left", () => {
-  const scratch = makeScratch();
+  const scratch = makeScratch({ parent: "/var/tmp" });
   let drills = "";
   let made = 0;
   beforeEach(() => {
@@ -86,6 +86,12 @@ describe("what drills left", () => {
     });
     await expect(Workplace.make("cccccccccccc", state, join(closed, "out"), systemClock)).rejects.toMatchObject({
       kind: "refused",
+    });
+    const long = join(scratch, "long".repeat(20));
+    mkdirSync(long);
+    await expect(Workplace.make("cccccccccccc", state, long, systemClock)).rejects.toMatchObject({
+      kind: "refused",
+      message: expect.stringContaining("too long for the sockets of Postfix"),
     });
     expect(readdirSync(drills)).toEqual([]);
   });
