@@ -98,7 +98,7 @@ describe.concurrent("a report", () => {
 });
 
 describe("on the command line", () => {
-  test("lists runs, takes notes, reports as Markdown and JSON, checks and undoes", { timeout: 60_000 }, async () => {
+  test("lists runs, takes notes, reports as Markdown and JSON, checks and undoes", { timeout: 240_000 }, async () => {
     using bench = new Bench();
     const config = join(bench.directory, "spoolsafe.toml");
     writeFileSync(config, `state_directory = ${JSON.stringify(bench.directory)}\nhost = "mx.test"\n`);
@@ -142,7 +142,7 @@ describe("on the command line", () => {
     expect(bench.has("first")).toBe(false);
   });
 
-  test("refuses what lint finds, what is no runbook, and answers that are none", { timeout: 60_000 }, async () => {
+  test("refuses what lint finds, what is no runbook, and answers that are none", { timeout: 240_000 }, async () => {
     using bench = new Bench();
     const config = join(bench.directory, "spoolsafe.toml");
     writeFileSync(config, `state_directory = ${JSON.stringify(bench.directory)}\n`);
@@ -161,7 +161,7 @@ describe("on the command line", () => {
 });
 
 describe.skipIf(!needs("mount"))("on a full disk", () => {
-  test("the run goes on, its journal elsewhere", { timeout: 60_000 }, async () => {
+  test("the run goes on, its journal elsewhere", { timeout: 240_000 }, async () => {
     using bench = new Bench();
     const small = makeScratch({ tmpfs: "2m" });
     const places = [join(small, "runs"), bench.runs];
@@ -181,7 +181,7 @@ describe.skipIf(!needs("mount"))("on a full disk", () => {
     expect(loadRun(places, bench.name).progress.outcome).toBe("done");
   });
 
-  test("that is full from the start: the run is kept elsewhere", { timeout: 60_000 }, async () => {
+  test("that is full from the start: the run is kept elsewhere", { timeout: 240_000 }, async () => {
     using bench = new Bench();
     const small = makeScratch({ tmpfs: "1m" });
     const fill = () => writeFileSync(join(small, "rest"), Buffer.alloc(2_000_000));

@@ -35,7 +35,7 @@ describe("a runner that was killed", () => {
     (["started", "let-go", "exited"] as const).map((point) => [step, point] as const),
   );
 
-  test.concurrent.each(places)("at %s, %s: resume comes to the same end", { timeout: 60_000 }, async (step, point) => {
+  test.concurrent.each(places)("at %s, %s: resume comes to the same end", { timeout: 240_000 }, async (step, point) => {
     using bench = new Bench();
     await killedRunner(bench, point, step);
     const report = await bench.resume(fixture("90-three-steps"), { answers: typed });
@@ -47,7 +47,7 @@ describe("a runner that was killed", () => {
     expect(bench.filesWith(canary)).toEqual([]);
   });
 
-  test("while its action goes on: nobody else begins, and resume waits for it", { timeout: 60_000 }, async () => {
+  test("while its action goes on: nobody else begins, and resume waits for it", { timeout: 240_000 }, async () => {
     using bench = new Bench();
     writeFileSync(join(bench.place, "wait"), "");
     await killedRunner(bench, "let-go", "first");
@@ -80,7 +80,7 @@ describe("a runner that was killed", () => {
 });
 
 describe("an undo whose runner was killed", () => {
-  test("is waited for, and not done by two at a time", { timeout: 60_000 }, async () => {
+  test("is waited for, and not done by two at a time", { timeout: 240_000 }, async () => {
     using bench = new Bench();
     const runbook = sheet([
       fence("name=a risk=change timeout=20s", 'touch "$PLACE/a"') +
@@ -130,7 +130,7 @@ function configOf(bench: Bench): string {
 }
 
 describe.skipIf(!needs("script"))("on a terminal", () => {
-  test("whose connection is lost, a step goes on to its end, and nothing is lost", { timeout: 120_000 }, async () => {
+  test("whose connection is lost, a step goes on to its end, and nothing is lost", { timeout: 300_000 }, async () => {
     using bench = new Bench();
     writeFileSync(join(bench.place, "wait"), "");
     const config = configOf(bench);

@@ -271,7 +271,7 @@ describe.concurrent("processes", () => {
     await expect(bench.run(runbook)).rejects.toThrow("it did not end within 1 s");
     expect(processesOf(bench.directory)).toEqual([]);
     expect(bench.journal.find(({ event }) => event === "step.exit")).toMatchObject({ outcome: "timeout" });
-  }, 60_000);
+  }, 240_000);
 
   test("an action that fails is done all the same when its verify says so", async () => {
     using bench = new Bench();

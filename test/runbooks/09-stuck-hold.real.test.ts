@@ -6,7 +6,7 @@ import { Site } from "../support/site.ts";
 import { StuckQueue } from "../support/stuck-queue.ts";
 
 describeRunbook("09-stuck-hold", (scenes) => {
-  test("what a dead backup held goes on, and what an administrator held stays", { timeout: 60_000 }, async () => {
+  test("what a dead backup held goes on, and what an administrator held stays", { timeout: 240_000 }, async () => {
     await using queue = await StuckQueue.make();
     const start = await StartState.of(queue.postfix, queue);
     const run = await scenes.run(queue.scene);
@@ -18,7 +18,7 @@ describeRunbook("09-stuck-hold", (scenes) => {
     expect(queue.sink.deliveries).toHaveLength(6);
   });
 
-  test("where nothing is ours it is refused, and nothing is released", { timeout: 60_000 }, async () => {
+  test("where nothing is ours it is refused, and nothing is released", { timeout: 240_000 }, async () => {
     await using site = await Site.make();
     await using postfix = await PrivatePostfix.start();
     const letters = await postfix.submit([plainLetter({ recipients: ["a@elsewhere.test"] })]);
@@ -34,7 +34,7 @@ describeRunbook("09-stuck-hold", (scenes) => {
   const points = ["started", "let-go", "exited"] as const;
   const random = new Random(chooseSeed("the point at which the runner of 09 is killed"));
   const tried = process.env.SPOOLSAFE_LONG ? points : [random.pick(points)];
-  test.each(tried)("a runner killed at every step (%s) comes to the same end", { timeout: 120_000 }, async (point) => {
+  test.each(tried)("a runner killed at every step (%s) comes to the same end", { timeout: 300_000 }, async (point) => {
     await using queue = await StuckQueue.make();
     const start = await StartState.of(queue.postfix, queue);
     const run = await scenes.crash(queue.scene, point);
