@@ -63,7 +63,7 @@ describe("a runner that was killed", () => {
   });
 
   test("while its action hangs: resume ends it when its time is over, and runs it again", {
-    timeout: 60_000,
+    timeout: 240_000,
   }, async () => {
     using bench = new Bench();
     writeFileSync(join(bench.place, "wait"), "");
@@ -172,7 +172,7 @@ describe.skipIf(!needs("script"))("on a terminal", () => {
   });
 
   test("whose connection is lost at a question, the run stops; Ctrl-C there stops it, too", {
-    timeout: 60_000,
+    timeout: 240_000,
   }, async () => {
     using bench = new Bench();
     const config = configOf(bench);
