@@ -164,7 +164,8 @@ export function mutation(command: Command): string | null {
   if (name === "postsuper") return "postsuper changes the queue";
   if (configurationFile(command) !== null) return `${name} changes the configuration`;
   if (name === "postqueue" && texts.some((text) => /^-[fis]/.test(text))) return "postqueue starts deliveries";
-  if (/^(postmap|postalias|newaliases|postkick|postdrop|sendmail|swaks)$/.test(name))
+  const asks = /^(postmap|postalias)$/.test(name) && texts.some((text) => /^-[qs]/.test(text));
+  if (!asks && /^(postmap|postalias|newaliases|postkick|postdrop|sendmail|swaks)$/.test(name))
     return `${name} changes something`;
   if (name === "postfix" && !/^(status|check)$/.test(cleanOperands(texts).at(-1) ?? ""))
     return "postfix changes what runs";

@@ -335,6 +335,7 @@ describe("nothing is said of", () => {
       "exports that later blocks use",
       withAction("export N=1").replace('test -s "$SPOOLSAFE_RUN_DIR/queue.jsonl"', 'test "$N" = 1'),
     ],
+    ["a check that asks a map", withVerify("postmap -q a texthash:/tmp/map").replace("[jq,", "[postmap, jq,")],
     ["variables with a default", withAction(`echo "\${SNAPSHOT:-latest}"`)],
     ["secrets", withAction('test -n "$SAMPLE_PASSPHRASE"')],
     ["a subshell's cd", withAction("(cd /tmp && ls)")],

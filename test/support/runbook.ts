@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect } from "vitest";
@@ -81,6 +81,8 @@ export interface SceneOptions {
   readonly holdsBefore?: Readonly<Record<string, string>>;
   /** Stop before the action of this step. */
   readonly until?: string;
+  /** Scripts of sh that blocks find as programs of these names, from the first action on: they wrap the real ones. */
+  readonly programs?: Readonly<Record<string, string>>;
   /** Called before each action, after its mutation: for faults in the middle, such as mail that arrives. */
   readonly beforeAction?: (step: string) => Promise<void>;
 }
@@ -124,6 +126,7 @@ export class Scenes {
     const hooks: RunWorld["hooks"] = {
       beforeAction: async (step, verify) => {
         if (step.name === options.until) throw stop;
+        installPrograms(options, places);
         await mutation.look(step.name, verify);
         await options.beforeAction?.(step.name);
       },
@@ -237,6 +240,15 @@ function allButThree(names: readonly string[], random: Random): string[] {
   const left = [...names];
   for (let count = 0; count < 3; count++) left.splice(random.below(left.length), 1);
   return left;
+}
+
+/** Beside our `spoolsafe`, before the system's directories. */
+function installPrograms({ programs = {} }: SceneOptions, places: readonly string[]): void {
+  const [place = ""] = places;
+  const run = runNames(places).at(-1) ?? "";
+  for (const [name, script] of Object.entries(programs)) {
+    writeFileSync(join(place, run, "bin", name), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  }
 }
 
 /** What a verify says of a step whose action was `true`. */
