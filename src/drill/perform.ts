@@ -80,19 +80,22 @@ export type DrillEvent =
  */
 export async function performDrill(job: DrillJob): Promise<DrillFacts> {
   const { clock, stateDirectory, workDirectory } = job;
-  const started = clock.now();
+  const start = { time: clock.now(), monotonic: clock.monotonic() };
   await requirePostfix(job.signal);
   const id = randomBytes(6).toString("hex");
   const watch = new Stopwatch(clock, (phase) => job.report?.({ type: "phase", phase }));
   const workplace = await Workplace.make(id, stateDirectory, workDirectory, clock);
   if (workplace.swept.length > 0) job.report?.({ type: "swept", drills: workplace.swept });
   const signal = AbortSignal.any([workplace.lost, ...(job.signal === undefined ? [] : [job.signal])]);
-  const drill = new Drill({ ...job, signal }, workplace, watch, started);
+  const drill = new Drill({ ...job, signal }, workplace, watch, start);
   try {
     return await drill.perform();
   } finally {
-    await drill.close();
-    await workplace.remove();
+    try {
+      await drill.close();
+    } finally {
+      await workplace.remove();
+    }
   }
 }
 
@@ -123,6 +126,12 @@ interface Restored extends Rehearsal {
   readonly queue: FoundQueue;
 }
 
+/** When a drill began: by the clock, and on a scale that nobody sets. */
+interface Start {
+  readonly time: number;
+  readonly monotonic: number;
+}
+
 interface Failure {
   readonly kind: OperatorError["kind"];
   readonly message: string;
@@ -133,7 +142,7 @@ class Drill {
   readonly #job: DrillJob & { readonly signal: AbortSignal };
   readonly #workplace: Workplace;
   readonly #watch: Stopwatch;
-  readonly #started: number;
+  readonly #begun: Start;
   readonly #checks: DrillCheck[] = [];
   readonly #proofs: DrillCheck[] = [];
   readonly #rehearsals: Rehearsal[] = [];
@@ -144,22 +153,18 @@ class Drill {
   #manifest: Manifest | undefined;
   #network: DrillNetwork | undefined;
   #reader: PackReader | undefined;
+  /** Milliseconds after its start. */
   #ready: number | undefined;
   #reckonings: Reckoning[] = [];
   #expired: string[] = [];
   #stuck = 0;
   #attempts: number | null = null;
 
-  constructor(
-    job: DrillJob & { readonly signal: AbortSignal },
-    workplace: Workplace,
-    watch: Stopwatch,
-    started: number,
-  ) {
+  constructor(job: DrillJob & { readonly signal: AbortSignal }, workplace: Workplace, watch: Stopwatch, start: Start) {
     this.#job = job;
     this.#workplace = workplace;
     this.#watch = watch;
-    this.#started = started;
+    this.#begun = start;
   }
 
   async perform(): Promise<DrillFacts> {
@@ -188,7 +193,7 @@ class Drill {
     for (const rehearsal of this.#rehearsals) await this.#restore(rehearsal);
     for (const restored of this.#restored) await this.#check(restored);
     for (const restored of this.#restored) await this.#start(restored);
-    this.#ready = this.#job.clock.now();
+    this.#ready = this.#elapsed();
     if (this.#job.deliver) for (const restored of this.#restored) await this.#deliver(restored);
     await this.#takeDown();
   }
@@ -348,7 +353,7 @@ class Drill {
     const reckoning = reckon(this.#promises.get(name) ?? [], sink.deliveries);
     this.#reckonings.push(reckoning);
     this.#add(name, [deliveryCheck(reckoning)]);
-    this.#expired.push(...expiredOf(queue, configuration, this.#started));
+    this.#expired.push(...expiredOf(queue, configuration, this.#begun.time));
   }
 
   /** With all processes ended, what the kernel counted is all there was. */
@@ -368,15 +373,17 @@ class Drill {
   }
 
   #facts(failure: Failure | null): DrillFacts {
-    const { about, targets, clock, host } = this.#job;
+    const { about, targets, host } = this.#job;
     const snapshot = this.#chosen?.source.signed.snapshot;
-    const rpoMs = snapshot === undefined ? null : this.#started - Date.parse(snapshot.time);
-    const rtoMs = this.#ready === undefined ? null : this.#ready - this.#started;
+    const age = snapshot === undefined ? null : this.#begun.time - Date.parse(snapshot.time);
+    const rpoMs = age === null || age < 0 ? null : age;
+    const rtoMs = this.#ready ?? null;
     const met = { rpo: target(targets.rpo, rpoMs), rto: target(targets.rto, rtoMs) };
     const delivered = this.#job.deliver && this.#reckonings.length > 0 ? this.#delivered() : null;
     const deviations = [
       ...[...this.#proofs, ...this.#checks].filter(({ ok }) => !ok).map(({ name, detail }) => `${name}: ${detail}`),
       ...(delivered?.deviating ?? []).map(({ queueId, detail }) => (queueId === "" ? detail : `${queueId}: ${detail}`)),
+      ...(age === null || age >= 0 ? [] : ["the snapshot is of later than now: a clock is wrong, there or here"]),
       ...(this.#stuck === 0 ? [] : [`${this.#stuck} messages did not come out of the queue`]),
     ];
     const missed = Object.values(met).some((one) => one?.met === false);
@@ -385,9 +392,9 @@ class Drill {
       ...about,
       where: { ...about.where, postfix: this.#rehearsals[0]?.instance.version ?? null },
       snapshot: this.#snapshot(),
-      started: new Date(this.#started).toISOString(),
-      ready: this.#ready === undefined ? null : new Date(this.#ready).toISOString(),
-      ended: new Date(clock.now()).toISOString(),
+      started: this.#timeAfter(0),
+      ready: this.#ready === undefined ? null : this.#timeAfter(this.#ready),
+      ended: this.#timeAfter(this.#elapsed()),
       phases: this.#watch.phases(),
       ...{ rpoSeconds: seconds(rpoMs), rtoSeconds: seconds(rtoMs), targets: met },
       isolation: { proofs: this.#proofs, outsideConnections: this.#attempts },
@@ -397,6 +404,15 @@ class Drill {
       checks: this.#checks,
       ...{ deviations, failure, ok: failure === null && deviations.length === 0 && !missed },
     };
+  }
+
+  /** Milliseconds since its start, however the clock is set meanwhile. */
+  #elapsed(): number {
+    return this.#job.clock.monotonic() - this.#begun.monotonic;
+  }
+
+  #timeAfter(elapsedMs: number): string {
+    return new Date(this.#begun.time + elapsedMs).toISOString();
   }
 
   #snapshot(): DrillFacts["snapshot"] {

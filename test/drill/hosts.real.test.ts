@@ -1,11 +1,13 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { systemClock } from "../../src/system/clock.ts";
 import { spoolsafe } from "../support/cli.ts";
 import { needs } from "../support/needs.ts";
 import { PrivatePostfix, plainLetter } from "../support/postfix.ts";
 import { destroyScratch, makeScratch, processesOf } from "../support/scratch.ts";
 import { Site } from "../support/site.ts";
+import { drill } from "./drilling.ts";
 
 /*
  * Drills on hosts that lack something: powers of root, room on a disk.
@@ -42,6 +44,23 @@ describe.skipIf(!needs("root", "postfix", "flock"))("on another host", () => {
       code: 0,
       last: { type: "summary", ok: true, deviations: [], outsideConnections: null, delivered: { identical: 2 } },
     });
+  });
+
+  test("a clock that is wrong, and is set meanwhile, makes no drill quick and no snapshot fresh", async () => {
+    if (site === undefined) throw new Error("nothing was backed up");
+    let behindMs = 24 * 3_600_000;
+    const facts = await drill(site, {
+      ...{ workDirectory: scratch, deliver: false, targets: { rpo: 3_600_000, rto: 100 } },
+      clock: { ...systemClock, now: () => systemClock.now() - behindMs },
+      report: (event) => {
+        if (event.type === "phase" && event.phase === "ready") behindMs += 600_000;
+      },
+    });
+    expect(facts.targets).toEqual({ rpo: { seconds: 3600, met: false }, rto: { seconds: 0, met: false } });
+    expect(facts.rpoSeconds).toBeNull();
+    expect(facts.rtoSeconds).toBeGreaterThan(0);
+    expect(Date.parse(facts.ended)).toBeGreaterThan(Date.parse(facts.started));
+    expect(facts.deviations).toEqual(["the snapshot is of later than now: a clock is wrong, there or here"]);
   });
 });
 
