@@ -48,9 +48,15 @@ export class Workplace {
       const lock = await tryLock(place);
       if (lock === undefined) throw new OperatorError("locked", `another drill has the id ${id}`);
       const directory = join(above, `${workPrefix}${id}`);
-      writeFileAtomic(join(place, workFile), workRecord(directory));
-      mkdirSync(directory, { mode: 0o711 });
-      return new Workplace(id, directory, swept, lock, clock);
+      const workplace = new Workplace(id, directory, swept, lock, clock);
+      try {
+        writeFileAtomic(join(place, workFile), workRecord(directory));
+        mkdirSync(directory, { mode: 0o711 });
+      } catch (error) {
+        await workplace.remove();
+        throw unfit(parent, error instanceof Error ? error.message : String(error));
+      }
+      return workplace;
     } finally {
       await turn.release();
     }

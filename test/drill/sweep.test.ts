@@ -77,7 +77,7 @@ describe("what drills left", () => {
   });
 
   test("a directory Postfix's processes can't pass through won't do", async () => {
-    const closed = join(scratch, `closed${made}`);
+    const closed = join(scratch, `c${made}`);
     mkdirSync(join(closed, "in"), { recursive: true, mode: 0o700 });
     const state = join(scratch, String(made));
     await expect(Workplace.make("cccccccccccc", state, join(closed, "in"), systemClock)).rejects.toMatchObject({
@@ -94,5 +94,16 @@ describe("what drills left", () => {
       message: expect.stringContaining("too long for the sockets of Postfix"),
     });
     expect(readdirSync(drills)).toEqual([]);
+  });
+
+  test("a directory nothing can be made in won't do, and nothing is left of the attempt", async () => {
+    const state = join(scratch, String(made));
+    for (const _ of [1, 2]) {
+      await expect(Workplace.make("cccccccccccc", state, "/proc", systemClock)).rejects.toMatchObject({
+        kind: "refused",
+        message: expect.stringMatching(/^no drill can be done in \/proc: ENOENT/),
+      });
+      expect(readdirSync(drills)).toEqual([]);
+    }
   });
 });
