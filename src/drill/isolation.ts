@@ -89,6 +89,15 @@ async function ask(args: readonly string[], signal: AbortSignal | undefined): Pr
     .filter((line) => line !== "");
 }
 
+/**
+ * Where a module for tunnels is loaded, the kernel puts its fallback device into every new network namespace, down and without a
+ * route (Linux admin-guide/sysctl/net.rst, fb_tunnels_only_for_init_net).
+ */
+const fallbackTunnels = [
+  ...["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0"],
+  ...["sit0", "ip6tnl0", "ip6gre0", "ip6_vti0"],
+];
+
 function networkProof(network: DrillNetwork): DrillCheck {
   const look = network.look();
   if (look === null) {
@@ -96,9 +105,12 @@ function networkProof(network: DrillNetwork): DrillCheck {
     return { name: "network", ok: true, detail: why };
   }
   const { interfaces, routes, listening } = look;
-  const alone = interfaces.length === 1 && interfaces[0] === "lo" && routes === 0 && listening === 0;
+  const others = interfaces.filter((name) => name !== "lo");
+  const idle = others.length > 0 && others.every((name) => fallbackTunnels.includes(name));
+  const alone = interfaces.includes("lo") && (others.length === 0 || idle) && routes === 0 && listening === 0;
+  const devices = `a loopback device, ${idle ? `tunnels of the kernel that are down (${others.join(", ")}), ` : ""}no other`;
   const detail = alone
-    ? "a network of its own, with a loopback device, no other, no route and no listener"
+    ? `a network of its own, with ${devices}, no route and no listener`
     : `devices ${interfaces.join(", ")}, ${routes} routes, ${listening} listeners`;
   return { name: "network", ok: alone, detail };
 }

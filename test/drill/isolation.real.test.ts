@@ -71,13 +71,18 @@ describe.skipIf(!needs("root", "postfix", "flock", "mount-namespace"))("out of a
   });
 
   test("a network with a way out is seen", async () => {
-    const inHost = {
-      ...network,
-      kind: "own",
-      look: () => ({ interfaces: ["lo", "eth0"], routes: 1, listening: 2, attempts: 0 }),
+    const proofOf = async (interfaces: string[], routes: number) => {
+      const other = { ...network, kind: "own", look: () => ({ interfaces, routes, listening: 0, attempts: 0 }) };
+      const proofs = await proveBefore([], other as DrillNetwork, undefined);
+      expect(proofs).toMatchObject([{ ok: true }, { ok: true }, { name: "network" }]);
+      return proofs.at(-1);
     };
-    const proofs = await proveBefore([], inHost as DrillNetwork, undefined);
-    expect(proofs).toMatchObject([{ ok: true }, { ok: true }, { name: "network", ok: false }]);
+    expect(await proofOf(["lo", "eth0"], 0)).toMatchObject({ ok: false });
+    expect(await proofOf(["lo"], 1)).toMatchObject({ ok: false });
+    // What the kernel adds where its modules are loaded.
+    const tunnels = await proofOf(["lo", "tunl0", "sit0"], 0);
+    expect(tunnels).toMatchObject({ ok: true, detail: expect.stringContaining("that are down (tunl0, sit0)") });
+    expect(await proofOf(["lo", "tunl0", "sit0"], 1)).toMatchObject({ ok: false });
   });
 });
 
