@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { OperatorError } from "../errors.ts";
+import { errnoOf, OperatorError } from "../errors.ts";
 import type { PackReader } from "../pack/pack-pool.ts";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import { killRouting } from "../postfix/marks.ts";
@@ -180,8 +180,7 @@ class Drill {
       return null;
     } catch (error) {
       this.#job.signal.throwIfAborted();
-      if (!(error instanceof OperatorError)) throw error;
-      const { kind, message, hints } = error;
+      const { kind, message, hints } = operatorErrorOf(error);
       return { kind, message, hints };
     }
   }
@@ -228,8 +227,7 @@ class Drill {
       const transport = `drill${this.#workplace.id}${index + 1}`;
       const postfix = DrillPostfix.make(own, transport, configuration.settings, this.#network);
       const instance = await postfix.load();
-      const made = await checkPostfix(instance, this.#network, signal);
-      this.#add(name, [...configurationChecks(configuration), { ...made, name: "postfix check, empty" }]);
+      this.#add(name, configurationChecks(configuration));
       const entries = (this.#manifest?.messages ?? []).filter((message) => message.instance === name);
       this.#rehearsals.push({ name, entries, configuration, postfix, instance });
     }
@@ -454,6 +452,16 @@ class Drill {
       deviating: this.#reckonings.flatMap(({ deviating }) => deviating),
     };
   }
+}
+
+/** A disk that is full or fails is in the way of a recovery like anything else. @throws what is none of that: a defect of ours */
+function operatorErrorOf(error: unknown): OperatorError {
+  if (error instanceof OperatorError) return error;
+  if (!(error instanceof Error) || !["ENOSPC", "EDQUOT", "EROFS", "EIO"].includes(errnoOf(error) ?? "")) throw error;
+  return new OperatorError("failed", `the drill can't write what it has to: ${error.message}`, {
+    hints: ["name a directory with more room: --work-directory DIR"],
+    cause: error,
+  });
 }
 
 /** Nobody is left to deliver it to, by the snapshot's own marks. */

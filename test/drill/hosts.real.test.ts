@@ -13,7 +13,7 @@ import { drill } from "./drilling.ts";
  * Drills on hosts that lack something: powers of root, room on a disk.
  */
 
-describe.skipIf(!needs("root", "postfix", "flock"))("on another host", () => {
+describe.skipIf(!needs("root", "postfix", "flock", "mount-namespace"))("on another host", () => {
   const scratch = makeScratch();
   let site: Site | undefined;
   const command = () => {
@@ -44,6 +44,22 @@ describe.skipIf(!needs("root", "postfix", "flock"))("on another host", () => {
       code: 0,
       last: { type: "summary", ok: true, deviations: [], outsideConnections: null, delivered: { identical: 2 } },
     });
+  });
+
+  test("without room for it it fails with a report, and leaves nothing", async () => {
+    if (site === undefined) throw new Error("nothing was backed up");
+    const small = makeScratch({ tmpfs: "40k" });
+    try {
+      const { failure, ok } = await drill(site, { workDirectory: small, deliver: false });
+      expect({ failure, ok }).toMatchObject({
+        failure: { kind: "failed", message: expect.stringContaining("ENOSPC") },
+        ok: false,
+      });
+      expect(readdirSync(small).filter((name) => name.startsWith("spoolsafe-drill-"))).toEqual([]);
+      expect(processesOf(small)).toEqual([]);
+    } finally {
+      destroyScratch(small);
+    }
   });
 
   test("a clock that is wrong, and is set meanwhile, makes no drill quick and no snapshot fresh", async () => {
