@@ -46,7 +46,7 @@ function listening(server: Server, port: number): Promise<Server> {
 
 describeRunbook("11-deferred-backlog", (scenes) => {
   test("a site that was down gets its mail by a lane of its own, and the way back is one", {
-    timeout: 90_000,
+    timeout: 180_000,
   }, async () => {
     await using site = await Site.make();
     await using sink = await Sink.start({ domains: { "slow.test": {} } });

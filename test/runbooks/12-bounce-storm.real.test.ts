@@ -85,7 +85,7 @@ function lettersTo(domain: string, count: number, sender: string) {
 }
 
 describeRunbook("12-bounce-storm", (scenes) => {
-  test("notices nobody needs are deleted by id, all else stays", { timeout: 90_000 }, async () => {
+  test("notices nobody needs are deleted by id, all else stays", { timeout: 180_000 }, async () => {
     await using storm = await Storm.make();
     const { postfix, start, notices } = storm;
     const main = readFileSync(join(postfix.configDirectory, "main.cf"), "utf8");
