@@ -38,7 +38,10 @@ export class TwoServers implements AsyncDisposable {
     const sink = await Sink.start({
       domains: { "good.test": { rcpt: "450 4.2.0 try later" }, "probe.test": {}, "slow.test": { delayMs: 5000 } },
     });
-    const [old, fresh] = await Promise.all([PrivatePostfix.start({ sink }), PrivatePostfix.start({ sink })]);
+    const [old, fresh] = await Promise.all([
+      PrivatePostfix.start({ sink, main: { defer_transports: "uucp" } }),
+      PrivatePostfix.start({ sink, main: { myhostname: "mx2.standby.test", maximal_queue_lifetime: "3d" } }),
+    ]);
     return new TwoServers(site, sink, old, fresh, await Service.reserve());
   }
 
@@ -100,7 +103,8 @@ export class TwoServers implements AsyncDisposable {
     };
     script("spoolsafe", `exec ${spoolsafe} --config '${config}' "$@"`);
     const environment = `MAIL_CONFIG='${postfix.configDirectory}' PATH='${bin}':/usr/sbin:/usr/bin:/sbin:/bin`;
-    return script("remote", `shift\nexec env ${environment} sh -c "$*"`);
+    // As ssh, it reads all of its input.
+    return script("remote", `shift\ncat > /dev/null\nexec env ${environment} sh -c "$*"`);
   }
 
   /** What is to be done on the old server before its Postfix starts again; its summary. */
