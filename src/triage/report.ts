@@ -10,7 +10,7 @@ export interface Count {
 
 /** What the files of a queue say of where mail comes from and goes to. */
 export interface Traffic {
-  /** Messages that were looked at, spread evenly over the queues; fewer than there are where time ran out. */
+  /** Messages that were looked at, spread evenly over incoming, active and deferred; fewer than there are where time ran out. */
   readonly looked: number;
   /** Messages of the null sender among them: notices of failed delivery, mostly. */
   readonly notices: number;

@@ -67,7 +67,8 @@ class Findings {
     // In incoming and active a message may be on its way in; what was put aside is complete.
     if (!isComplete(read.mode) && (queue === "deferred" || queue === "hold")) this.#invisible.push(basename(path));
     const { sender, recipients, attributes } = peekEnvelope(head.subarray(0, read.length), read.size);
-    if (sender === undefined) return;
+    // What is on hold is in nobody's way any more.
+    if (sender === undefined || queue === "hold") return;
     this.#looked++;
     if (sender === "") this.#notices++;
     this.#senders.add(sender === "" ? "MAILER-DAEMON" : domainOf(sender));

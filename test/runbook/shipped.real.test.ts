@@ -65,11 +65,16 @@ function inProse({ text }: FoundRunbook): Named[] {
 const others =
   /^(queue_id|queue_name|arrival_time|message_size|delay_reason|forced_expire|orig_id|orig_to|log_ident|create_time|sasl_username|sasl_method|client_address|named_attribute|done_recipient|original_recipient)$/;
 
+/** Restrictions of smtpd(8) that runbooks recommend (postconf(5), `smtpd_recipient_restrictions`); postconf lists no such names. */
+const restrictions =
+  /^(reject_(unverified_recipient|unauth_destination|rbl_client)|permit_(mynetworks|sasl_authenticated))$/;
+
 function isKnown(parameter: string, known: ReadonlySet<string>): boolean {
   // A transport's own value: slow_destination_rate_delay is default_destination_rate_delay of the transport slow.
   const [, ofTransports] =
     /^[a-z0-9]+?_((?:initial_)?destination_\w+|\w*delivery_slots?\w*|recipient_limit)$/.exec(parameter) ?? [];
   if (ofTransports !== undefined && known.has(`default_${ofTransports}`)) return true;
+  if (restrictions.test(parameter)) return true;
   return known.has(parameter) || others.test(parameter) || configKeys.includes(parameter);
 }
 
