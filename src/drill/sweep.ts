@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as z from "zod";
-import { errnoOf } from "../errors.ts";
+import { errnoOf, OperatorError } from "../errors.ts";
 import { masterState } from "../postfix/control.ts";
 import type { Clock } from "../system/clock.ts";
 import { run } from "../system/exec.ts";
@@ -81,16 +81,28 @@ function parseJson(text: string): unknown {
 /**
  * SIGKILL for every process that works below a directory, until there is none. Without CAP_SYS_PTRACE, which containers lack, the
  * kernel doesn't tell where a process of Postfix works (proc(5)); those are known by the lock of their master(8), and its session.
+ *
+ * @throws OperatorError `failed` when one does not end, such as one that waits for a disk that is gone
  */
 export async function endProcesses(directory: string, clock: Clock): Promise<void> {
   const masters = new Set<number>();
+  const until = clock.monotonic() + endMs;
   for (;;) {
     for (const pid of await hiddenMasters(directory)) masters.add(pid);
     const found = new Set([...processesIn(directory), ...[...masters].flatMap(processesOfSession)]);
     if (found.size === 0) return;
+    if (clock.monotonic() > until) throw unending([...found], directory);
     for (const pid of found) kill(pid);
     await clock.sleep(10);
   }
+}
+
+const endMs = 60_000;
+
+function unending(pids: readonly number[], directory: string): OperatorError {
+  return new OperatorError("failed", `processes of the drill in ${directory} do not end: ${pids.join(", ")}`, {
+    hints: [`see what they wait for: ps -o pid,stat,wchan,args -p ${pids.join(",")}`],
+  });
 }
 
 /** The pid in a locked master.pid is that of the master that has locked it, unless it is one of another PID namespace. */
