@@ -38,8 +38,8 @@ export async function restoreConfiguration(
   writeFileSync(join(configDirectory, "master.cf"), "");
   utimesSync(join(configDirectory, "main.cf"), 1_000_000_000, 1_000_000_000);
   const stateDirectory = join(directory, "state");
-  const job = { source, instance, configDirectory, root, reader, stateDirectory, clock, signal, withoutCommands: true };
-  const report = await applyConfiguration(job);
+  const job = { source, instance, configDirectory, root, reader, stateDirectory, clock, signal };
+  const report = await applyConfiguration({ ...job, withoutCommands: true, linksInside: true });
   const parameters = await readParameters(configDirectory, signal, plainSettings(directory));
   const [main] = scopes(parameters);
   const settings = Object.fromEntries(takenOver.map((name) => [name, main?.value(name) ?? ""]));

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, join, posix } from "node:path";
 import { errnoOf, OperatorError } from "../errors.ts";
 import { compiledFiles } from "../postfix/maps.ts";
 import { readParameters } from "../postfix/parameters.ts";
@@ -37,7 +37,13 @@ import {
   sweepBeside,
   writeBeside,
 } from "./configuration-place.ts";
-import { type ConfigurationPlan, modeHere, type PlannedCommand, parameterChanges } from "./configuration-plan.ts";
+import {
+  type ConfigurationPlan,
+  modeHere,
+  type PlannedCommand,
+  parameterChanges,
+  placeOf,
+} from "./configuration-plan.ts";
 import { type ConfigurationEvent, type ConfigurationReport, problemsOf } from "./configuration-report.ts";
 
 export type { ConfigurationPlan } from "./configuration-plan.ts";
@@ -51,6 +57,8 @@ export interface ConfigurationJob extends Omit<ConfigurationRequest, "now"> {
   readonly clock: Clock;
   /** Run none of Postfix's own commands: what is placed names queues of another Postfix, and `check` would repair those. */
   readonly withoutCommands?: boolean | undefined;
+  /** Let links lead to where what they name is restored: as they were saved they lead to files of this host. */
+  readonly linksInside?: boolean | undefined;
   /** Of the plan somebody has seen: a target that has changed since is refused. */
   readonly expectedKey?: string | undefined;
   readonly report?: ((event: ConfigurationEvent) => void) | undefined;
@@ -265,7 +273,7 @@ class Application {
       if (one.entry.type === "directory") continue;
       const temporary = `${temporaryPrefix(this.#journal.run)}${number}`;
       this.#temporaries.set(one, temporary);
-      if (one.entry.type === "link") linkBeside(one.place, temporary, one.entry.target ?? "", dressOf(one));
+      if (one.entry.type === "link") linkBeside(one.place, temporary, this.#linkTarget(one), dressOf(one));
     }
     const files = written.filter(({ entry }) => entry.file !== null);
     const byDigest = Map.groupBy(files, ({ entry }) => entry.file?.digest);
@@ -275,6 +283,16 @@ class Application {
         writeBeside(one.place, this.#temporaries.get(one) ?? "", bytes, dressOf(one));
       }
     }
+  }
+
+  #linkTarget({ entry: { path, target } }: Work): string {
+    if (target === null || this.#job.linksInside !== true) return target ?? "";
+    const { plan, realDirectory } = this.#gathered;
+    const named = posix.resolve(posix.dirname(path), target);
+    if (named === "/") return plan.root;
+    return pathOf(
+      placeOf({ path: named }, { from: plan.savedDirectory, to: realDirectory, root: plan.root, queues: [] }),
+    );
   }
 
   #place(one: Work): void {

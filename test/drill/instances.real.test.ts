@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { backup } from "../../src/backup/backup.ts";
@@ -20,6 +20,10 @@ describe.skipIf(!needs("root", "postfix", "flock", "mount-namespace"))("a snapsh
     await using site = await Site.make();
     await using well = await PrivatePostfix.create({ name: "well" });
     await using unwell = await PrivatePostfix.create({ name: "unwell" });
+    // Links lead to files of this host, which are to be those of the snapshot.
+    const linked = join(scratch, "linked");
+    mkdirSync(linked);
+    for (const name of ["relocated", "canonical"]) symlinkSync(join(linked, name), join(well.configDirectory, name));
     for (const [name, text] of [
       ["relocated", "gone@here.test elsewhere.test\n"],
       ["canonical", "/^never$/ never\n"],
@@ -44,6 +48,7 @@ describe.skipIf(!needs("root", "postfix", "flock", "mount-namespace"))("a snapsh
     }
     await backup(await site.request([well, unwell]));
     rmSync(mailname);
+    rmSync(linked, { recursive: true });
 
     const facts = await drill(site, { workDirectory: scratch });
     expect(facts.failure).toBeNull();
