@@ -14,7 +14,7 @@ import { PrivatePostfix, plainLetter, until } from "../support/postfix.ts";
 import { Sink } from "../support/sink.ts";
 import { Site } from "../support/site.ts";
 
-const rounds = process.env.SPOOLSAFE_LONG ? 60 : 20;
+const rounds = process.env.SPOOLSAFE_LONG ? 60 : 8;
 
 // Most of the time each of these waits; side by side they take as long as the longest.
 describe.skipIf(!needs("root", "postfix")).concurrent("killed between the first hold and the last release", () => {

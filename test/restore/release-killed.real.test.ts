@@ -14,7 +14,7 @@ import { type HeldRun, heldRun, type Kept, queueFilesOf } from "./held-run.ts";
 import type { DeadlyCall, KilledRelease } from "./killed-release.ts";
 
 const batch = 3;
-const moments = process.env.SPOOLSAFE_LONG ? 100 : 20;
+const moments = process.env.SPOOLSAFE_LONG ? 100 : 8;
 
 describe.skipIf(!needs("root", "postfix", "flock"))("a release that is killed", () => {
   let sink: Sink;

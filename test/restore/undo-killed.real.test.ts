@@ -45,6 +45,8 @@ interface Round {
   readonly job: Omit<KilledUndoJob, "death">;
 }
 
+const moments = process.env.SPOOLSAFE_LONG ? 60 : 8;
+
 describe.skipIf(!needs("flock"))("an undo that is killed", () => {
   const scratch = makeScratch();
   let key: SigningKey;
@@ -185,11 +187,11 @@ describe.skipIf(!needs("flock"))("an undo that is killed", () => {
     },
   );
 
-  test.concurrent("at 20 seeded moments: the same call again ends in the same state", {
+  test.concurrent(`at ${moments} seeded moments: the same call again ends in the same state`, {
     timeout: 180_000,
   }, async () => {
     const random = new Random(chooseSeed("killed undo"));
-    const deaths = Array.from({ length: 20 }, () => {
+    const deaths = Array.from({ length: moments }, () => {
       const extent = random.pick(["ended", "visible"] as const);
       const call = random.pick(["renameSync", "renameSync", "unlinkSync", "unlinkSync", "fsyncSync", "put"] as const);
       const nth = 1 + random.below(calls[extent][call]);

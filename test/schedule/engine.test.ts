@@ -70,7 +70,7 @@ const year = { from: at("2027-01-01T00:00"), to: at("2028-01-01T00:00") };
 // Changes at 02:00 by an hour, at midnight by an hour, and by half an hour.
 const zones = ["Europe/Berlin", "America/Santiago", "Australia/Lord_Howe"];
 
-describe.each(zones)("a year in %s", (timezone) => {
+describe.each(zones)("a year in %s", { timeout: 180_000 }, (timezone) => {
   const wall = new Wall(timezone, year.from - 2 * day, year.to + 12 * day);
   const seed = chooseSeed(`schedules in ${timezone}`);
 
