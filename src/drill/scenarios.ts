@@ -101,17 +101,24 @@ async function withBrokenPack(rehearsing: Rehearsing, how: "damaged" | "missing"
     ...asItIs(rehearsing),
     choose: async () => {
       const chosen = await rehearsing.choose(await Repository.open(store, job.signal), identities);
-      const pack = await neededPack(chosen, job.signal);
+      const pack = await neededPack(chosen, job);
       store.faults = { ...store.faults, [how]: new Set([packKey(pack)]) };
       return chosen;
     },
   });
 }
 
-/** One that messages are in: that of the message in the middle of the manifest. */
-async function neededPack({ source }: Chosen, signal: AbortSignal | undefined): Promise<string> {
+/** One that messages are in: that of the message in the middle of those that are restored. */
+async function neededPack(
+  { source }: Chosen,
+  { instance, signal }: Pick<DrillJob, "instance" | "signal">,
+): Promise<string> {
   const { snapshot } = source.signed;
-  const { messages } = await loadManifest(source.repository, snapshot, source.identities, signal);
+  const manifest = await loadManifest(source.repository, snapshot, source.identities, signal);
+  const messages = manifest.messages.filter(
+    (message) =>
+      (instance === undefined || message.instance === instance) && message.recipients.some(({ done }) => !done),
+  );
   const pack = messages[messages.length >> 1]?.file.pack ?? snapshot.packs[0]?.id;
   if (pack !== undefined) return pack;
   throw new OperatorError("refused", "the snapshot needs no pack, so none of it can be broken", {

@@ -10,7 +10,7 @@ import { packKey, partKey, recoveryPageKey, snapshotKey } from "../repository/la
 import { recoveryPage } from "../repository/recovery-page.ts";
 import { readTrusted } from "../restore/source.ts";
 import type { DrillCheck, DrillFacts } from "../snapshot/drill.ts";
-import type { Manifest } from "../snapshot/manifest.ts";
+import type { Manifest, MessageEntry } from "../snapshot/manifest.ts";
 import { digestOf } from "../system/digest.ts";
 import { run } from "../system/exec.ts";
 import { type Chosen, queuesByAge, seconds } from "./perform.ts";
@@ -152,7 +152,7 @@ class Recovery {
     const takeOut = String.raw`/^#!\/bin\/sh/,/^# THE END/p`;
     const { stdout } = await run("sed", ["-n", takeOut, this.#path("repository", recoveryPageKey)]);
     const script = stdout.toString("utf8");
-    if (script !== "" && recoveryPage().includes(script)) return script;
+    if (script.endsWith("# THE END\n") && recoveryPage().includes(script)) return script;
     throw new OperatorError(
       "damaged",
       `the script in ${recoveryPageKey} is not the one this version of spoolsafe writes`,
@@ -213,15 +213,15 @@ class Recovery {
     this.#checks.push({ name: `not placed of ${instance}`, ok: lines.length === 0, detail: detail || "none" });
   }
 
-  /** Every file found is one of the manifest's, byte for byte, and every one of the manifest's is found. */
+  /** Every file found is one of the manifest's, byte for byte and in the queue it belongs in, and every one of the manifest's is found. */
   #compare({ messages }: Manifest): void {
-    const wanted = Map.groupBy(messages, ({ file }) => file.digest);
-    const strange = this.#found.filter(({ digest }) => wanted.get(digest)?.pop() === undefined).length;
+    const wanted = Map.groupBy(messages, (message) => `${message.file.digest} ${queueByHand(message)}`);
+    const strange = this.#found.filter(({ digest, queue }) => !wanted.get(`${digest} ${queue}`)?.pop()).length;
     const missing = [...wanted.values()].reduce((sum, rest) => sum + rest.length, 0);
     this.#checks.push({
       name: "queue files",
       ok: strange === 0 && missing === 0,
-      detail: `${this.#found.length - strange} have the digest the manifest has, ${missing} are missing, ${strange} are others`,
+      detail: `${this.#found.length - strange} have the digest the manifest has, in the right queue, ${missing} are missing, ${strange} are others`,
     });
     this.#identical = this.#found.length - strange;
   }
@@ -260,6 +260,13 @@ class Recovery {
       ok: this.#failure === null && this.#checks.every(({ ok }) => ok),
     };
   }
+}
+
+/** Where the page says a message goes: what somebody held, or what may have been delivered already, must not go out. */
+function queueByHand({ queue, role, finished, inFlight }: MessageEntry): QueueName {
+  if (queue === "maildrop") return queue;
+  if (role !== null || finished || inFlight !== false) return "hold";
+  return queue === "active" ? "incoming" : queue;
 }
 
 function named({ signed, trusted }: Chosen["source"]): NonNullable<DrillFacts["snapshot"]> {
