@@ -39,7 +39,7 @@ export class TwoServers implements AsyncDisposable {
       domains: { "good.test": { rcpt: "450 4.2.0 try later" }, "probe.test": {}, "slow.test": { delayMs: 5000 } },
     });
     const [old, fresh] = await Promise.all([
-      PrivatePostfix.start({ sink, main: { defer_transports: "uucp" } }),
+      PrivatePostfix.start({ sink, main: { defer_transports: "uucp", master_service_disable: "relay.unix" } }),
       PrivatePostfix.start({ sink, main: { myhostname: "mx2.standby.test", maximal_queue_lifetime: "3d" } }),
     ]);
     return new TwoServers(site, sink, old, fresh, await Service.reserve());
