@@ -7,7 +7,7 @@ import { describeRunbook, StartState } from "../support/runbook.ts";
 import { Site } from "../support/site.ts";
 
 describeRunbook("05-identity-lost", (scenes) => {
-  test("what is stored anew opens with the new identity, from either copy", { timeout: 180_000 }, async () => {
+  test("what is stored anew opens with the new identity, from either copy", { timeout: 300_000 }, async () => {
     await using site = await Site.make();
     await using postfix = await PrivatePostfix.start();
     const letters = await postfix.submit(

@@ -10,7 +10,7 @@ import { Site } from "../support/site.ts";
 
 describeRunbook("07-restore-drill", (scenes) => {
   test("a month's drill proves the envelope's identity, and leaves production alone", {
-    timeout: 120_000,
+    timeout: 300_000,
   }, async () => {
     await using site = await Site.make();
     await using sink = await Sink.start({ domains: { "slow.test": { rcpt: "450 4.2.0 try later" } } });

@@ -8,7 +8,7 @@ import { Site } from "../support/site.ts";
 import { allTried } from "../support/undelivered.ts";
 
 describeRunbook("16-postfix-upgrade", (scenes) => {
-  test("the queue outlives a new version, and all of it can be taken back", { timeout: 240_000 }, async () => {
+  test("the queue outlives a new version, and all of it can be taken back", { timeout: 300_000 }, async () => {
     await using site = await Site.make();
     await using sink = await Sink.start({
       domains: { "good.test": { rcpt: "450 4.2.0 try later" }, "probe.test": {} },

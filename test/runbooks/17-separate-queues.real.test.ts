@@ -25,7 +25,7 @@ function postmultiOf({ configDirectory }: PrivatePostfix): string {
 describeRunbook("17-separate-queues", (scenes) => {
   test.skipIf(!needs("mount-namespace"))(
     "mail of a slow site gets a queue of its own, and all of it comes back",
-    { timeout: 240_000 },
+    { timeout: 300_000 },
     async () => {
       await using site = await Site.make();
       const later = { rcpt: "450 4.2.0 try later" };
