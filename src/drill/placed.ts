@@ -1,11 +1,11 @@
 import { hash } from "node:crypto";
-import { closeSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
 import type { PostfixInstance } from "../postfix/instance.ts";
 import type { MessageFacts } from "../postfix/message.ts";
 import { messageQueues, type QueueName } from "../postfix/queue.ts";
 import { bufferSource, QueueFileDamaged, readQueueFile, routingRecords } from "../postfix/queue-file.ts";
 import { listQueue } from "../postfix/spool.ts";
-import { temporaryPath } from "../restore/place.ts";
+import { queueFilePath, temporaryPath } from "../restore/place.ts";
 import type { PlannedMessage, RestorePlan } from "../restore/plan.ts";
 import { unreadableByPostcat } from "../restore/prove.ts";
 import type { DrillCheck } from "../snapshot/drill.ts";
@@ -36,6 +36,8 @@ export interface FoundQueue {
   readonly unlisted: readonly { readonly id: string; readonly problem: string }[];
   /** Lines of `postqueue -j` that agree, without maildrop. */
   readonly listed: number;
+  /** Files of bounce, defer and trace that were to be restored, and those that are not as the manifest has them, as `defer/id`. */
+  readonly logs: { readonly planned: number; readonly deviating: readonly string[] };
 }
 
 /**
@@ -64,7 +66,8 @@ export async function readQueue(
   const ids = placed.flatMap(({ id }) => id ?? []);
   const unreadable = ids.length === 0 ? [] : await unreadableByPostcat(instance, ids, signal);
   const { listed, unlisted } = await compareListing(instance, placed, signal);
-  return { placed, missing: [...wanted.values()].flat(), strange, unreadable, unlisted, listed };
+  const missing = [...wanted.values()].flat();
+  return { placed, missing, strange, unreadable, unlisted, listed, logs: compareLogs(instance, placed) };
 }
 
 interface QueueFile {
@@ -115,6 +118,18 @@ function readAll(fd: number, size: number): number {
   return done;
 }
 
+/** What a message's sender is still to be told is in its logs. */
+function compareLogs(instance: PostfixInstance, placed: readonly Placed[]): FoundQueue["logs"] {
+  const planned = placed.flatMap(({ id, planned: { logs, message } }) =>
+    logs && id !== null ? message.logs.map(({ log, digest }) => ({ log, id, digest })) : [],
+  );
+  const deviating = planned.filter(({ log, id, digest }) => {
+    const path = queueFilePath(instance, log, id);
+    return !existsSync(path) || hash("sha256", bytesOf(path), "hex") !== digest;
+  });
+  return { planned: planned.length, deviating: deviating.map(({ log, id }) => `${log}/${id}`) };
+}
+
 /** A line of `postqueue -j`, as far as a drill looks at it. */
 interface Listed {
   readonly queue_name: string;
@@ -135,12 +150,11 @@ async function compareListing(
     maxOutput: 4 * 1024 ** 3,
     ...(signal === undefined ? {} : { signal }),
   });
-  const lines = stdout
-    .toString("utf8")
-    .split("\n")
-    .filter((line) => line !== "");
-  const all = lines.map((line) => JSON.parse(line) as Listed);
-  const byId = new Map(all.map((line) => [line.queue_id, line]));
+  const byId = new Map<string, Listed>();
+  for (const text of linesOf(stdout)) {
+    const line = JSON.parse(text) as Listed;
+    byId.set(line.queue_id, line);
+  }
   const unlisted: { id: string; problem: string }[] = [];
   let listed = 0;
   for (const one of placed) {
@@ -152,6 +166,16 @@ async function compareListing(
   }
   unlisted.push(...[...byId.keys()].map((id) => ({ id, problem: "it is listed and nobody placed it" })));
   return { listed, unlisted };
+}
+
+/** One at a time: the list of a large queue is longer than a string can be (512 MiB). */
+function* linesOf(bytes: Buffer): Generator<string, void, undefined> {
+  for (let start = 0; start < bytes.length; ) {
+    const found = bytes.indexOf(0x0a, start);
+    const end = found < 0 ? bytes.length : found;
+    if (end > start) yield bytes.toString("utf8", start, end);
+    start = end + 1;
+  }
 }
 
 function differentLine(line: Listed | undefined, { facts, queue, path }: Placed): string | null {
@@ -193,7 +217,7 @@ function plain(address: string): string {
 
 /** @param manifest messages of the instance in the manifest */
 export function queueChecks(
-  { placed, missing, strange, unreadable, unlisted }: FoundQueue,
+  { placed, missing, strange, unreadable, unlisted, logs }: FoundQueue,
   plan: Pick<RestorePlan, "place" | "skip">,
   manifest: number,
 ): DrillCheck[] {
@@ -213,6 +237,11 @@ export function queueChecks(
       name: "digests",
       ok: missing.length === 0,
       detail: `${all} have the bytes of the manifest${lacking(missing.map(({ message }) => message.queueId))}`,
+    },
+    {
+      name: "logs",
+      ok: logs.deviating.length === 0,
+      detail: `${logs.planned - logs.deviating.length} of ${logs.planned} bounce, defer and trace logs have the bytes of the manifest${lacking(logs.deviating)}`,
     },
     {
       name: "postqueue",

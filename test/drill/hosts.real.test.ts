@@ -1,11 +1,12 @@
-import { readdirSync } from "node:fs";
+import { appendFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { systemClock } from "../../src/system/clock.ts";
 import { spoolsafe } from "../support/cli.ts";
 import { needs } from "../support/needs.ts";
-import { PrivatePostfix, plainLetter } from "../support/postfix.ts";
+import { PrivatePostfix, plainLetter, until } from "../support/postfix.ts";
 import { destroyScratch, makeScratch, processesOf } from "../support/scratch.ts";
+import { Sink } from "../support/sink.ts";
 import { Site } from "../support/site.ts";
 import { drill } from "./drilling.ts";
 
@@ -24,8 +25,13 @@ describe.skipIf(!needs("root", "postfix", "flock", "mount-namespace"))("on anoth
 
   beforeAll(async () => {
     site = await Site.make();
-    await using postfix = await PrivatePostfix.create({});
-    for (const at of [0, 1]) await postfix.sendmail(plainLetter({ recipients: [`someone${at}@far.test`] }));
+    await using sink = await Sink.start({ domains: { "defer.test": { rcpt: "450 4.2.0 try later" } } });
+    const resting = { minimal_backoff_time: "1h", maximal_backoff_time: "2h", queue_run_delay: "1h" };
+    await using postfix = await PrivatePostfix.start({ sink, main: resting });
+    const [sent] = await postfix.submit([plainLetter({ recipients: ["one@defer.test"] })]);
+    await until(() => postfix.find(sent?.queueId ?? "")?.includes("/deferred/") === true, { what: "deferred mail" });
+    await postfix.stop();
+    await postfix.sendmail(plainLetter({ recipients: ["two@far.test"] }));
     await site.backup(postfix);
   });
   afterAll(async () => {
@@ -44,6 +50,24 @@ describe.skipIf(!needs("root", "postfix", "flock", "mount-namespace"))("on anoth
       code: 0,
       last: { type: "summary", ok: true, deviations: [], outsideConnections: null, delivered: { identical: 2 } },
     });
+  });
+
+  test("a log that is not as it was saved is a deviation: its sender would be told something else", async () => {
+    if (site === undefined) throw new Error("nothing was backed up");
+    const changed: string[] = [];
+    const facts = await drill(site, {
+      ...{ workDirectory: scratch, deliver: false },
+      report: (event) => {
+        if (event.type !== "phase" || event.phase !== "check") return;
+        const entries = readdirSync(scratch, { recursive: true, withFileTypes: true });
+        const logs = entries.filter((entry) => entry.isFile() && /\/spool\/defer(\/|$)/.test(entry.parentPath));
+        for (const { parentPath, name } of logs) appendFileSync(join(parentPath, name), "\n");
+        changed.push(...logs.map(({ name }) => name));
+      },
+    });
+    expect(changed).toHaveLength(1);
+    expect(facts).toMatchObject({ ok: false, failure: null });
+    expect(facts.deviations).toEqual([expect.stringContaining("logs: 0 of 1 bounce, defer and trace logs")]);
   });
 
   test("without room for it it fails with a report, and leaves nothing", async () => {
