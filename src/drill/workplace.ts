@@ -82,11 +82,15 @@ const longestSocket = `/${workPrefix}0123456789ab/99/spool/public/postlog`;
 /** Of the address of a socket (unix(7)), without the byte that ends it. */
 const socketBytes = 107;
 
+/** What main.cf expands, and what `cd $queue_directory` in postfix-script, without quotes, takes for two words or a pattern. */
+const unquotable = /[\s$*?[\]"'\\`{}]/;
+
 /** Postfix's daemons drop to its user and then open files of theirs by path. */
 function passable(parent: string): string {
   if (!existsSync(parent)) throw unfit(parent, `${parent} is not there`);
   const real = realpathSync(parent);
   if (!statSync(real).isDirectory()) throw unfit(parent, `${parent} is no directory`);
+  if (unquotable.test(real)) throw unfit(parent, `Postfix can't work in ${real}, with such characters in its path`);
   if (Buffer.byteLength(real + longestSocket) > socketBytes) {
     throw unfit(
       parent,

@@ -96,6 +96,16 @@ describe("what drills left", () => {
     expect(readdirSync(drills)).toEqual([]);
   });
 
+  test.each(["a b", "a$b", "a*"])("%j in a path won't do: Postfix would look for its queue elsewhere", async (name) => {
+    const parent = join(scratch, `d${made}`, name);
+    mkdirSync(parent, { recursive: true });
+    const state = join(scratch, String(made));
+    await expect(Workplace.make("cccccccccccc", state, parent, systemClock)).rejects.toMatchObject({
+      kind: "refused",
+      message: expect.stringContaining("with such characters in its path"),
+    });
+  });
+
   test("a directory nothing can be made in won't do, and nothing is left of the attempt", async () => {
     const state = join(scratch, String(made));
     for (const _ of [1, 2]) {
