@@ -24,7 +24,7 @@
 # The queue may be mounted read-only where nothing but mode live is wanted.
 #
 # What a test does (test/docker.real.test.ts): every RUN and COPY of the second stage, in a chroot made of Debian's packages (of the
-# first stage too with SPOOLSAFE_LONG=1; that has not yet been seen to end), then --version, doctor, backup and verify of a mounted queue, in a PID namespace of its own and in Postfix's.
+# first stage too with SPOOLSAFE_LONG=1), then --version, doctor, backup and verify of a mounted queue, in a PID namespace of its own and in Postfix's.
 # What was never run: a container engine. So layers and their cache, the images named by FROM (the test puts Debian's
 # packages in their place, and npm of its own machine), VOLUME, HEALTHCHECK, signals by way of an engine, arm64.
 
