@@ -6,7 +6,7 @@ import { masterState } from "../postfix/control.ts";
 import type { Clock } from "../system/clock.ts";
 import { run } from "../system/exec.ts";
 import { tryLock } from "../system/lock.ts";
-import { isHidden, processesIn, processesOfSession } from "../system/processes.ts";
+import { isAtTerminal, isHidden, processesIn, processesOfSession } from "../system/processes.ts";
 
 /** Beside the reports: what a drill under way has made elsewhere. It is there before the directory is. */
 export const workFile = "work.json";
@@ -56,7 +56,7 @@ export async function takeAway(place: string, clock: Clock): Promise<void> {
   if (directory !== undefined) {
     await endProcesses(directory, clock);
     for (const mount of mountsBelow(directory)) await run("umount", ["--lazy", mount]);
-    rmSync(directory, { recursive: true, force: true });
+    rmSync(directory, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   }
   rmSync(file, { force: true });
   removeIfEmpty(place);
@@ -89,7 +89,9 @@ export async function endProcesses(directory: string, clock: Clock): Promise<voi
   const until = clock.monotonic() + endMs;
   for (;;) {
     for (const pid of await hiddenMasters(directory)) masters.add(pid);
-    const found = new Set([...processesIn(directory), ...[...masters].flatMap(processesOfSession)]);
+    // Whoever looks around in there at a terminal is none of ours.
+    const inside = processesIn(directory).filter((pid) => !isAtTerminal(pid));
+    const found = new Set([...inside, ...[...masters].flatMap(processesOfSession)]);
     if (found.size === 0) return;
     if (clock.monotonic() > until) throw unending([...found], directory);
     for (const pid of found) kill(pid);

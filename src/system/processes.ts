@@ -72,6 +72,22 @@ export function processesIn(directory: string): number[] {
 }
 
 /**
+ * Whether a process is somebody's at a terminal: it has a controlling terminal (field 7 of /proc/PID/stat, proc(5)) that is not ours,
+ * or is the first of its session, as a shell is and nothing that we start.
+ */
+export function isAtTerminal(pid: number): boolean {
+  const [session, terminal] = terminalOf(pid);
+  return terminal !== "0" && (session === String(pid) || session !== terminalOf(process.pid)[0]);
+}
+
+/** Session and controlling terminal. */
+function terminalOf(pid: number): readonly [string, string] {
+  const stat = vanishing(() => readFileSync(`/proc/${pid}/stat`, "latin1"), "");
+  const [, , , session = "", terminal = "0"] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return [session, terminal];
+}
+
+/**
  * Whether the kernel does not tell us where a process works: that takes CAP_SYS_PTRACE for one of another user, and for one that
  * has ever been another (ptrace(2), PTRACE_MODE_READ_FSCREDS).
  */

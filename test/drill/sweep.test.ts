@@ -1,3 +1,5 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
@@ -5,6 +7,7 @@ import { sweepDead, workFile, workRecord } from "../../src/drill/sweep.ts";
 import { Workplace } from "../../src/drill/workplace.ts";
 import { systemClock } from "../../src/system/clock.ts";
 import { tryLock } from "../../src/system/lock.ts";
+import { processStart } from "../../src/system/processes.ts";
 import { destroyScratch, makeScratch } from "../support/scratch.ts";
 
 describe("what drills left", () => {
@@ -104,6 +107,24 @@ describe("what drills left", () => {
       kind: "refused",
       message: expect.stringContaining("with such characters in its path"),
     });
+  });
+
+  test("does not include who looks around in it at a terminal", async () => {
+    const directory = leave("0123456789ab");
+    const ours = spawn("sleep", ["300"], { cwd: directory, stdio: "ignore" });
+    const ended = once(ours, "exit");
+    // script(1) gives the shell a terminal.
+    const shell = spawn("script", ["-qec", `cd ${directory}; echo $$; read line`, "/dev/null"]);
+    try {
+      const [pid] = await once(shell.stdout, "data");
+      await sweepDead(drills, systemClock);
+      expect((await ended)[1]).toBe("SIGKILL");
+      expect(processStart(Number(pid))).toBeDefined();
+      expect(existsSync(directory)).toBe(false);
+    } finally {
+      ours.kill("SIGKILL");
+      shell.kill("SIGKILL");
+    }
   });
 
   test("a directory nothing can be made in won't do, and nothing is left of the attempt", async () => {
