@@ -72,6 +72,7 @@ describeRunbook("14-failback", (scenes) => {
       },
     });
     expect(first.error).toBe(stopped);
+    expect(old.log()).toMatch(/postsuper.*: removed/);
     expect(fresh.running()).toBe(false);
     await expect(scenes.undo(first)).rejects.toThrow("stopped at drop, which has no undo");
     expect(old.running()).toBe(false);
@@ -82,7 +83,7 @@ describeRunbook("14-failback", (scenes) => {
     expectWhole(first);
 
     const start = await StartState.of(old, { letters: [...letters, ...own], sink });
-    const holdsBefore = { drop: "it was removed before", traffic: "it leads here" };
+    const holdsBefore = { traffic: "it leads here" };
     const run = await scenes.run({ ...sceneOf(servers), holdsBefore, beforeAction });
     expect(run.error).toBeUndefined();
     expect(run.report).toMatchObject({ done: 12, skipped: 0 });
