@@ -98,7 +98,10 @@ function findingText({ severity, problem, evidence, remedy, runbook }: TriageFin
   ].join("\n");
 }
 
-function verdict({ findings, open }: TriageReport, render: Pick<Render, "colour">): string {
+function verdict({ findings, open, unseen }: TriageReport, render: Pick<Render, "colour">): string {
+  if (findings.length === 0 && unseen.length > 0) {
+    return render.colour("yellow", "nothing was found in what could be looked at");
+  }
   if (findings.length === 0) return render.colour("green", "nothing was found");
   const [first, ...others] = open;
   if (first === undefined) return render.colour("bold", "no runbook fits: the remedies above are all there is to do");

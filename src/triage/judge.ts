@@ -30,10 +30,12 @@ const order: readonly RunbookName[] = [
  * What is wrong, the cause first, with what was measured and the runbook to open.
  *
  * @param problems what `status` says of the same host
+ * @param stored what the repository says of the hosts that are backed up to it; none where this is one of them
  */
 export function judge(
   facts: TriageFacts,
   problems: readonly StatusProblem[],
+  stored: readonly StatusProblem[] = [],
 ): { readonly findings: readonly TriageFinding[]; readonly open: readonly RunbookName[] } {
   const found = [
     ...facts.instances.flatMap((instance) => ofInstance(instance, facts)),
@@ -42,6 +44,7 @@ export function judge(
     ...ofKeys(facts),
     ...ofHolds(facts),
     ...problems.map((problem) => ofStatus(problem, facts)),
+    ...stored.map(ofStored),
   ];
   const findings = found
     .map((finding, index) => ({ finding, rank: rankOf(finding.runbook), index }))
@@ -272,11 +275,11 @@ function said(
   return [warning(name, null, problem, evidence, remedy, runbook)];
 }
 
-/** A host of which nothing could be looked at has not been found to be well. */
+/** A host of which no queue could be looked at has not been found to be well. */
 function ofNothing({ instances, unseen, backupExpected }: TriageFacts): TriageFinding[] {
-  if (instances.length > 0 || unseen.length === 0 || !backupExpected) return [];
-  const remedy = "name its directory: MAIL_CONFIG=/etc/postfix spoolsafe triage";
-  return [critical("no-instance", null, "no Postfix could be looked at", unseen, remedy, null)];
+  if (instances.some(({ state }) => state !== null) || unseen.length === 0 || !backupExpected) return [];
+  const remedy = "look as root, or name its directory: MAIL_CONFIG=/etc/postfix spoolsafe triage";
+  return [critical("no-instance", null, "no queue of Postfix could be looked at", unseen, remedy, null)];
 }
 
 /** Exit codes of a job: no repository there, and no identity that opens it. */
@@ -337,6 +340,18 @@ function ofStatus({ severity, name, problem, remedy }: StatusProblem, facts: Tri
   return {
     ...{ severity, name, instance: null, problem, remedy, evidence: [] },
     runbook: runbook === "00-triage" ? backupRunbook(facts) : runbook,
+  };
+}
+
+/** A primary that makes no backups any more may be lost, and only the standby is left to say so. */
+function ofStored({ severity, name, problem, remedy }: StatusProblem): TriageFinding {
+  const silent = name === "backup-age";
+  return {
+    ...{ severity, name, instance: null, problem, evidence: [] },
+    remedy: silent
+      ? "is that host alive? If its mail goes and only its backups don't: spoolsafe triage, there"
+      : remedy,
+    runbook: silent ? "01-primary-lost" : runbookOf(name),
   };
 }
 

@@ -4,8 +4,8 @@ import { errnoOf, OperatorError } from "../errors.ts";
 import { masterState } from "../postfix/control.ts";
 import { readLocks } from "../postfix/locks.ts";
 import { lookAround, type ScheduledJob } from "../status/local.ts";
-import { judge as judgeStatus } from "../status/problems.ts";
-import type { StatusFacts, StatusLimits } from "../status/report.ts";
+import { judgeRepository, judge as judgeStatus } from "../status/problems.ts";
+import type { RepositoryStatus, StatusFacts, StatusLimits, StatusProblem } from "../status/report.ts";
 import type { Clock } from "../system/clock.ts";
 import type { KnownInstance } from "./instances.ts";
 import { judge } from "./judge.ts";
@@ -23,6 +23,8 @@ export interface TriageLook {
   readonly scheduledSince: number;
   readonly limits: StatusLimits;
   readonly repository: RepositoryAnswer;
+  /** What the repository says of the hosts in it, where this one backs none up: a standby. */
+  readonly stored: RepositoryStatus | null;
   readonly identity: string | null;
   /** What is known to be out of sight before this looks. */
   readonly unseen: readonly string[];
@@ -52,7 +54,7 @@ export async function triage(look: TriageLook): Promise<TriageReport> {
   const facts: TriageFacts = {
     host: look.host,
     time: new Date(clock.now()).toISOString(),
-    backupExpected: status?.backupExpected ?? look.schedule.length === 0,
+    backupExpected: status?.backupExpected ?? (look.schedule.length === 0 || look.schedule.some(isBackup)),
     instances: seen,
     holds: status?.holds ?? [],
     jobs: status?.jobs ?? [],
@@ -62,7 +64,19 @@ export async function triage(look: TriageLook): Promise<TriageReport> {
     identity: look.identity,
     unseen: [...unseen, ...unreadable],
   };
-  return { ...facts, ...judge(facts, status === undefined ? [] : judgeStatus(status, look.limits)) };
+  const own = status === undefined ? [] : judgeStatus(status, look.limits);
+  return { ...facts, ...judge(facts, own, hostsBehind(look, facts)) };
+}
+
+/** Hosts whose backups have grown old, by the repository: on a standby that may be all there is to be seen of a dead primary. */
+function hostsBehind({ stored, host, limits }: TriageLook, { backupExpected }: TriageFacts): readonly StatusProblem[] {
+  if (stored === null) return [];
+  const { own, elsewhere } = judgeRepository(stored, { host, backupExpected }, limits);
+  return [...own, ...elsewhere];
+}
+
+function isBackup({ job }: ScheduledJob): boolean {
+  return job === "backup";
 }
 
 function statusFacts(look: TriageLook): StatusFacts {

@@ -172,6 +172,19 @@ describe("what is found", () => {
     expect(open).toEqual(["02-queue-corruption", "13-spam-flood", "11-deferred-backlog"]);
   });
 
+  test("a host that has made no backup for long leads a standby to the takeover", () => {
+    const old = { severity: "critical", name: "backup-age", problem: "old", remedy: "backup" } as const;
+    const { findings, open } = judge(facts({ backupExpected: false }), [], [old]);
+    expect(findings).toMatchObject([{ name: "backup-age", runbook: "01-primary-lost" }]);
+    expect(open).toEqual(["01-primary-lost"]);
+  });
+
+  test("a host of which no queue could be seen is not well", () => {
+    const unseen = ["this user may not read /var/spool/postfix/deferred"];
+    const { findings } = judge(facts({ unseen }, { state: null }), []);
+    expect(findings).toMatchObject([{ name: "no-instance", evidence: unseen }]);
+  });
+
   test("a backup that is old because its repository is away leads there", () => {
     const old = { severity: "critical", name: "backup-age", problem: "old", remedy: "backup" } as const;
     const jobs = [jobOf({ job: "backup", lastExit: 10 })];

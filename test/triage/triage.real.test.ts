@@ -8,7 +8,7 @@ import { loadInstance } from "../../src/postfix/instance.ts";
 import { type CliOptions, spoolsafe } from "../support/cli.ts";
 import { flood, trustsXclient } from "../support/flood.ts";
 import { needs } from "../support/needs.ts";
-import { PrivatePostfix, plainLetter } from "../support/postfix.ts";
+import { PrivatePostfix, plainLetter, until } from "../support/postfix.ts";
 import { Site } from "../support/site.ts";
 import { tree } from "../support/tree.ts";
 
@@ -88,6 +88,19 @@ describe.skipIf(!needs("root", "postfix"))("triage", { timeout: 120_000 }, () =>
     const { names, open } = await triage();
     expect({ names, open }).toEqual({ names: ["repository-unreachable"], open: ["06-storage-unreachable"] });
     renameSync(`${place}.away`, place);
+  });
+
+  test("a standby whose primary makes no backups any more", async () => {
+    const { snapshot } = await site.backup(postfix);
+    const text = readFileSync(config, "utf8");
+    const fresh = join(site.directory, "fresh");
+    const standby = text.replace(/^state_directory = .*$/m, `state_directory = ${JSON.stringify(fresh)}`);
+    writeFileSync(config, `${standby}[schedule]\nverify = "30 4 * * 0"\n[alerts]\nmax_age = "1s"\n`);
+    await until(() => Date.now() - Date.parse(snapshot.time) > 2000);
+    const { findings, open } = await triage();
+    expect(open).toEqual(["01-primary-lost"]);
+    expect(findings).toMatchObject([{ name: "backup-age", problem: expect.stringContaining("mx1.source.test is ") }]);
+    writeFileSync(config, text);
   });
 
   test("more deferred mail than the configuration allows", async () => {

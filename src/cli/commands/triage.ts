@@ -2,7 +2,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { ConfigFault, parseConfig } from "../../config/load.ts";
 import type { Config } from "../../config/schema.ts";
-import { OperatorError } from "../../errors.ts";
+import { errnoOf, OperatorError } from "../../errors.ts";
+import type { RepositoryStatus } from "../../status/report.ts";
 import type { RepositoryAnswer } from "../../triage/report.ts";
 import type { Context } from "../context.ts";
 import { changed, limitsOf, scheduleOf } from "../status-report.ts";
@@ -15,6 +16,7 @@ export async function run(context: Context): Promise<number> {
   const { clock, render, configFile } = context;
   const { config, unseen } = usableConfig(context);
   const asking = askRepository(context, config);
+  const identity = await identityFault(config);
   const directories = await directoriesOf(context, config);
   const found = await knownInstances(directories.found);
   const instances = chosen(context, found.known);
@@ -25,9 +27,9 @@ export async function run(context: Context): Promise<number> {
     schedule: await scheduleOf(config, clock.now()),
     scheduledSince: changed(configFile) ?? clock.now(),
     limits: limitsOf(config, {}),
-    repository: await asking,
-    identity: await identityFault(config),
-    unseen: [...unseen, ...directories.unseen, ...found.unseen],
+    ...(await asking),
+    identity: identity.fault,
+    unseen: [...unseen, ...directories.unseen, ...found.unseen, ...identity.unseen],
     clock,
   });
   const { findings, open, ...facts } = report;
@@ -85,8 +87,9 @@ interface Directories {
 }
 
 /** Those of the configuration, else the one the environment names, else those postmulti knows, else Debian's. */
-async function directoriesOf(context: Context, { postfix, schedule }: Config): Promise<Directories> {
-  const named = postfix.config_directories ?? (context.mailConfig === undefined ? undefined : [context.mailConfig]);
+async function directoriesOf(context: Context, config: Config): Promise<Directories> {
+  const named =
+    config.postfix.config_directories ?? (context.mailConfig === undefined ? undefined : [context.mailConfig]);
   if (named !== undefined) return { found: named, unseen: [] };
   const { listedInstances } = await import("../../postfix/instance.ts");
   try {
@@ -96,44 +99,71 @@ async function directoriesOf(context: Context, { postfix, schedule }: Config): P
     const debian = "/etc/postfix";
     if (existsSync(`${debian}/main.cf`)) return { found: [debian], unseen: [error.message] };
     // A standby may do without Postfix until it is needed.
-    const standby = schedule.backup === undefined && (schedule.verify ?? schedule.drill) !== undefined;
-    return { found: [], unseen: standby ? [] : [error.message] };
+    return { found: [], unseen: isStandby(config) ? [] : [error.message] };
   }
 }
 
 /** A store that hangs must not keep anybody waiting. */
 const patienceMs = 5000;
 
-async function askRepository(context: Context, { repository: { url } }: Config): Promise<RepositoryAnswer> {
-  if (url === undefined) return null;
+interface Asked {
+  readonly repository: RepositoryAnswer;
+  readonly stored: RepositoryStatus | null;
+}
+
+async function askRepository(context: Context, config: Config): Promise<Asked> {
+  const { url } = config.repository;
+  if (url === undefined) return { repository: null, stored: null };
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
     late.reject(new OperatorError("failed", `no answer within ${patienceMs / 1000} seconds`));
   }, patienceMs);
-  const { Repository } = await import("../../repository/repository.ts");
   const signal = AbortSignal.any([context.signal, AbortSignal.timeout(patienceMs)]);
-  const opening = context.store().then((store) => Repository.open(store, signal));
   try {
-    await Promise.race([opening, late.promise]);
-    return { url, problem: null, exit: 0 };
+    const stored = await Promise.race([openAndLook(context, config, signal), late.promise]);
+    return { repository: { url, problem: null, exit: 0 }, stored };
   } catch (error) {
     if (context.signal.aborted) throw error;
     const exit = error instanceof OperatorError ? error.exitCode : 1;
-    return { url, problem: (error instanceof Error ? error.message : String(error)).split("\n")[0] ?? "", exit };
+    const problem = (error instanceof Error ? error.message : String(error)).split("\n")[0] ?? "";
+    return { repository: { url, problem, exit }, stored: null };
   } finally {
     clearTimeout(timer);
   }
 }
 
-/** Null where none is configured: a primary has none. */
-async function identityFault({ encryption: { identity_file: file } }: Config): Promise<string | null> {
-  if (file === undefined) return null;
+/** Opened without the cache, which is written. What is in it is looked at on a standby alone. */
+async function openAndLook(context: Context, config: Config, signal: AbortSignal): Promise<RepositoryStatus | null> {
+  const { Repository } = await import("../../repository/repository.ts");
+  const repository = await Repository.open(await context.store(), signal);
+  if (!isStandby(config)) return null;
+  const { lookAtRepository } = await import("../../status/remote.ts");
+  const { loadSeen } = await import("../../repository/chain.ts");
+  const now = context.clock.now();
+  const seen = loadSeen(config.state_directory, repository.id);
+  return await lookAtRepository({ repository, trusted: await context.trustedKeys(), seen, now, signal });
+}
+
+function isStandby({ schedule }: Config): boolean {
+  return schedule.backup === undefined && (schedule.verify ?? schedule.drill ?? schedule.prune) !== undefined;
+}
+
+interface IdentityLook {
+  readonly fault: string | null;
+  readonly unseen: readonly string[];
+}
+
+/** All is well where none is configured: a primary has none. */
+async function identityFault({ encryption: { identity_file: file } }: Config): Promise<IdentityLook> {
+  if (file === undefined) return { fault: null, unseen: [] };
   const { loadIdentities } = await import("../../crypto/keys.ts");
   try {
     await loadIdentities(file);
-    return null;
+    return { fault: null, unseen: [] };
   } catch (error) {
     if (!(error instanceof OperatorError)) throw error;
-    return error.message;
+    // Somebody who may not read it can't tell whether it is good.
+    const hidden = errnoOf(error.cause) === "EACCES";
+    return { fault: hidden ? null : error.message, unseen: hidden ? [error.message] : [] };
   }
 }
