@@ -13,6 +13,8 @@ export interface KnownInstance {
   readonly logFile: string;
   /** Null where only postconf could tell. */
   readonly reserveBytes: number | null;
+  /** False for a further instance that postmulti(1) does not start (`multi_instance_enable`). */
+  readonly enabled: boolean;
 }
 
 export interface FoundInstances {
@@ -31,11 +33,19 @@ async function known(
 ): Promise<{ readonly known?: KnownInstance; readonly unseen?: readonly string[] }> {
   try {
     const instance = await loadInstance(directory);
-    const names = ["maillog_file", "queue_minfree", "message_size_limit"];
+    const names = [
+      "maillog_file",
+      "queue_minfree",
+      "message_size_limit",
+      "multi_instance_name",
+      "multi_instance_enable",
+    ];
     const { stdout } = await run("postconf", ["-c", directory, "-x", ...names]);
     const values = settings(stdout.toString());
     const value = (name: string) => values.get(name) ?? "";
-    return { known: { instance, logFile: value("maillog_file"), reserveBytes: reserveBytes(value) } };
+    return {
+      known: { instance, logFile: value("maillog_file"), reserveBytes: reserveBytes(value), enabled: isEnabled(value) },
+    };
   } catch (error) {
     if (!(error instanceof OperatorError)) throw error;
     return byText(directory, firstLine(error.message));
@@ -75,7 +85,20 @@ function byText(directory: string, why: string) {
     bounceQueueLifetimeS: 432_000,
   };
   const unseen = [`${why}; ${path} was read as text, and what it doesn't say was guessed`];
-  return { known: { instance, logFile: plain("maillog_file", ""), reserveBytes: null }, unseen };
+  return {
+    known: {
+      instance,
+      logFile: plain("maillog_file", ""),
+      reserveBytes: null,
+      enabled: isEnabled((name) => plain(name, "")),
+    },
+    unseen,
+  };
+}
+
+function isEnabled(value: (name: string) => string): boolean {
+  const name = value("multi_instance_name");
+  return name === "" || name === "-" || value("multi_instance_enable") === "yes";
 }
 
 /** `name = value` lines; the last of a name counts, as in main.cf. */

@@ -70,10 +70,10 @@ function ofInstance(instance: InstanceFacts, facts: TriageFacts): TriageFinding[
   ];
 }
 
-function down({ name, running, state }: InstanceFacts, { backupExpected, lastBackup, logs }: TriageFacts) {
+function down({ name, enabled, running, state }: InstanceFacts, { backupExpected, lastBackup, logs }: TriageFacts) {
   const total = state?.total ?? 0;
   // A standby has a Postfix that is to be stopped, and an empty queue.
-  if (running !== false || (!backupExpected && total === 0)) return [];
+  if (running !== false || (total === 0 && !(backupExpected && enabled))) return [];
   const before = lastBackup?.messages ?? 0;
   const deleted = total === 0 && before > 0 && lastBackup !== null;
   const evidence = [

@@ -85,7 +85,7 @@ function statusFacts(look: TriageLook): StatusFacts {
 }
 
 async function lookAtInstance(
-  { instance, reserveBytes }: KnownInstance,
+  { instance, reserveBytes, enabled }: KnownInstance,
   status: StatusFacts | undefined,
   { clock, instances }: TriageLook,
   unseen: string[],
@@ -100,6 +100,7 @@ async function lookAtInstance(
     name,
     configDirectory,
     queueDirectory,
+    enabled,
     running: master === undefined ? null : master !== "stopped",
     locked: isThere ? (trying(unseen, () => isLocked(queueDirectory)) ?? null) : null,
     state,

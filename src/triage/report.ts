@@ -80,6 +80,8 @@ export interface InstanceFacts {
   readonly name: string;
   readonly configDirectory: string;
   readonly queueDirectory: string;
+  /** False for one that is not meant to run. */
+  readonly enabled: boolean;
   /** Null where it couldn't be told. */
   readonly running: boolean | null;
   /** A backup, a restore or a runbook has the lock of this queue; null where it couldn't be told. */

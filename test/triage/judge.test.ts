@@ -22,6 +22,7 @@ const instance: InstanceFacts = {
   name: "mx",
   configDirectory: "/etc/postfix",
   queueDirectory: "/var/spool/postfix",
+  enabled: true,
   running: true,
   locked: false,
   state: instanceOf("mx"),
@@ -162,6 +163,12 @@ describe("what is found", () => {
 
   test("a standby's Postfix may be stopped", () => {
     expect(judge(facts({ backupExpected: false }, { running: false, state: null }), []).findings).toEqual([]);
+  });
+
+  test("an instance that is not enabled may be stopped, unless it has mail", () => {
+    const off = { enabled: false, running: false } as const;
+    expect(judge(facts({}, { ...off, state: null }), []).findings).toEqual([]);
+    expect(judge(facts({}, off), []).findings).toMatchObject([{ name: "postfix-down" }]);
   });
 
   test("the cause comes before what follows from it", () => {
