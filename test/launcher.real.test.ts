@@ -78,7 +78,9 @@ describe("the build", () => {
   test("makes an executable command, and a second build leaves no chunk of the first", () => {
     const names = readdirSync(dist);
     expect(names).toEqual(expect.arrayContaining(["app.js", "pack-worker.js", "spoolsafe.js", "status-look.js"]));
-    expect(names.filter((name) => !/^(app|pack-worker|status-look|spoolsafe|chunk-[A-Z0-9]+)\.js$/.test(name))).toEqual([]);
+    expect(names.filter((name) => !/^(app|pack-worker|status-look|spoolsafe|chunk-[A-Z0-9]+)\.js$/.test(name))).toEqual(
+      [],
+    );
     expect(readFileSync(command, "utf8")).toMatch(/^#!\/usr\/bin\/env node\n/);
     writeFileSync(join(dist, "chunk-OLDOLD00.js"), "");
     build();

@@ -163,7 +163,9 @@ export const problemNames = [
   "textfile",
 ] as const;
 
-export type ProblemName = (typeof problemNames)[number] | `${JobName}-${"died" | "failed" | "incomplete" | "missed" | "overdue" | "target"}`;
+export type ProblemName =
+  | (typeof problemNames)[number]
+  | `${JobName}-${"died" | "failed" | "incomplete" | "missed" | "overdue" | "target"}`;
 
 export interface StatusProblem {
   readonly severity: "warning" | "critical";

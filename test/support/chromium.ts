@@ -59,7 +59,14 @@ export class Chromium implements AsyncDisposable {
     mkdirSync(profile);
     const quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
     const alone = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-proxy-server"];
-    const machine = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-lcd-text"];
+    const machine = [
+      "--headless",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-dev-shm-usage",
+      "--hide-scrollbars",
+      "--disable-lcd-text",
+    ];
     const child = spawn(
       "chromium",
       [...machine, ...quiet, ...alone, "--remote-debugging-port=0", `--user-data-dir=${profile}`, "about:blank"],
