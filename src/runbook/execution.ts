@@ -73,7 +73,8 @@ export class Execution {
       people.terminated.removeEventListener("abort", windUp);
     };
     if (people.terminated.aborted) windUp();
-    this.#carried = readEnvironment(this.#environmentFile)?.variables ?? new Map();
+    // Where a run has no directory of its own, its place is /tmp, and a file there may be anybody's.
+    if (parts.writable) this.#carried = readEnvironment(this.#environmentFile)?.variables ?? new Map();
   }
 
   [Symbol.dispose](): void {

@@ -34,6 +34,8 @@ const eventSchema = z.discriminatedUnion("event", [
     configDirectory: z.string().nullable(),
     queueDirectory: z.string().nullable(),
     steps: z.array(z.object({ name: z.string(), heading: z.string() })),
+    /** Index of the first step that is not left out (--from). */
+    from: z.int().optional(),
     ...who,
     ...processFields,
   }),

@@ -16,6 +16,7 @@ import {
   refuseChanged,
   refuseEnded,
   refuseRunner,
+  refuseUnbegun,
   refuseUnmet,
   resumeSession,
 } from "./session.ts";
@@ -60,7 +61,7 @@ export async function runRunbook({ runbook, world, set, from }: RunRequest): Pro
   const lock = await lockRuns(world);
   try {
     refuseLeftAction(world);
-    using session = beginSession(runbook, world, given);
+    using session = beginSession(runbook, world, given, first);
     return await session.guarded(async () => {
       const running = new Running(session);
       if (!(await running.prepare(values))) throw new OperatorError("refused", "nothing was done");
@@ -82,7 +83,8 @@ export interface ResumeRequest {
  * Go on with a run that was stopped, killed, or lost with its machine. What was begun is verified before it is run again, and
  * an action that is still at work is waited for.
  *
- * @throws OperatorError as `runRunbook`; `refused` when the runbook is no longer the one that was begun
+ * @throws OperatorError as `runRunbook`; `refused` when the runbook is no longer the one that was begun, or
+ * when nothing of it was begun
  */
 export async function resumeRun({ runbook, world, run }: ResumeRequest): Promise<RunReport> {
   refuseUnmet(runbook, world);
@@ -94,14 +96,9 @@ export async function resumeRun({ runbook, world, run }: ResumeRequest): Promise
     refuseChanged(runbook, found);
     refuseEnded(found);
     refuseRunner(found);
+    refuseUnbegun(found);
     using session = resumeSession(runbook, world, found, given);
-    return await session.guarded(async () => {
-      const running = new Running(session);
-      if (!found.journal.lines.some(({ event }) => event === "variables")) {
-        await running.prepare(effectiveValues(runbook, new Map(), world.environment));
-      }
-      return await running.steps(0);
-    });
+    return await session.guarded(async () => await new Running(session).steps(found.progress.start.from ?? 0));
   } finally {
     await lock?.release();
   }
@@ -140,7 +137,8 @@ class Running {
     this.#session.journal.append({ event: "variables", values: shown });
     for (const each of shown) world.report({ type: "variable", ...each });
     if (runbook.steps.every((step) => confirmOf(step.action) === "no")) return true;
-    return (await this.#session.dialogue.confirm(`run ${runbook.name} on ${world.host}?`, "start")) !== null;
+    // Under the runbook's own name: steps are called `start` and the like, and an answer for one of them is none for this.
+    return (await this.#session.dialogue.confirm(`run ${runbook.name} on ${world.host}?`, runbook.name)) !== null;
   }
 
   #shown(name: string, origin: Origin | "asked") {
@@ -207,7 +205,8 @@ class Running {
       const choice: Choice = again ? { what: "run", how: this.#session.by } : await this.#choose(step, trouble);
       [failure, agreed] = [null, false];
       if (choice.what === "skip") return this.#skipped(step, choice.reason, choice.how);
-      if (choice.what === "undo") await this.#undo(step);
+      // Whoever takes a step back decides what becomes of it: it is not begun again by --yes, or for want of a question.
+      if (choice.what === "undo") failure = await this.#undo(step);
       // Its conditions are looked at again before it is run again.
       if (choice.what === "run" && trouble !== null) agreed = true;
       if (choice.what === "undo" || agreed) continue;
@@ -236,12 +235,15 @@ class Running {
     return ok;
   }
 
-  async #undo(step: Step): Promise<void> {
+  /** @returns what is to be said when it is asked what now */
+  async #undo(step: Step): Promise<string> {
     const { execution, journal, dialogue, parts } = this.#session;
-    if (step.undo === null) return;
+    const kept = `${step.name} is not undone`;
+    if (step.undo === null) return kept;
     const typed = confirmOf(step.undo) === "type";
-    if (typed && (await dialogue.confirmTyped(`undo ${step.name}?`, step.undo.name)) === null) return;
-    await undoStep(step, execution, journal, parts.world);
+    if (typed && (await dialogue.confirmTyped(`undo ${step.name}?`, step.undo.name)) === null) return kept;
+    const reason = await undoStep(step, execution, journal, parts.world);
+    return reason === null ? `${step.name} is undone` : `${kept}: ${reason}`;
   }
 
   /** Its conditions, in order: null when all of them hold, else why not. */

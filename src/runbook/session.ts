@@ -67,12 +67,18 @@ function secretsOf(runbook: Runbook, world: RunWorld, given: ReadonlyMap<string,
   return new Secrets(runbook.secrets, { ...world.environment, ...Object.fromEntries(given) });
 }
 
-export function beginSession(runbook: Runbook, world: RunWorld, given: ReadonlyMap<string, string>): RunSession {
+/** @param from index of the step to begin with */
+export function beginSession(
+  runbook: Runbook,
+  world: RunWorld,
+  given: ReadonlyMap<string, string>,
+  from: number,
+): RunSession {
   const { places, clock, report } = world;
   const run = newRunName(clock.now());
   const { directory, failures } = makeRunDirectory(places, run, runbook.text);
   for (const text of failures) report({ type: "warning", text: `the run can't be kept there: ${text}` });
-  return new RunSession({ runbook, world, run, directory, given, found: null });
+  return new RunSession({ runbook, world, run, directory, given, from, found: null });
 }
 
 export function resumeSession(
@@ -82,7 +88,7 @@ export function resumeSession(
   given: ReadonlyMap<string, string>,
 ): RunSession {
   const { run, directory } = found;
-  return new RunSession({ runbook, world, run, directory, given, found });
+  return new RunSession({ runbook, world, run, directory, given, from: 0, found });
 }
 
 export function refuseChanged(runbook: Runbook, { run, directory, progress }: FoundRun): void {
@@ -99,6 +105,17 @@ export function refuseEnded({ run, progress }: FoundRun): void {
   if (progress.outcome === null) return;
   throw new OperatorError("refused", `the run ${run} is ${progress.outcome} already`, {
     hints: [`what it did: spoolsafe runbook report ${run}`],
+  });
+}
+
+/**
+ * A run whose process ended before its first step: its beginning was perhaps never agreed to, and its values may not be in the
+ * journal.
+ */
+export function refuseUnbegun({ run, progress, journal }: FoundRun): void {
+  if (journal.lines.some(({ event }) => event.startsWith("step."))) return;
+  throw new OperatorError("refused", `nothing of the run ${run} was begun: there is nothing to go on with`, {
+    hints: [`begin it anew: spoolsafe runbook run ${progress.start.runbook.name}`],
   });
 }
 
@@ -127,6 +144,8 @@ export interface SessionParts {
   /** Null: it can be kept nowhere. */
   readonly directory: string | null;
   readonly given: ReadonlyMap<string, string>;
+  /** Index of the step that a new run begins with. */
+  readonly from: number;
   readonly found: FoundRun | null;
 }
 
@@ -244,7 +263,7 @@ export function ourProcess() {
   return { pid: process.pid, startTicks: processStart(process.pid) ?? "", bootId: currentBootId() };
 }
 
-function openJournal({ runbook, world, run, directory, found }: SessionParts, secrets: Secrets): Journal {
+function openJournal({ runbook, world, run, directory, from, found }: SessionParts, secrets: Secrets): Journal {
   const { places, clock, people, host, instance, version, report } = world;
   const elsewhere = places.map((place) => join(place, run));
   const home = found === null ? directory : dirname(found.journal.path);
@@ -270,6 +289,7 @@ function openJournal({ runbook, world, run, directory, found }: SessionParts, se
     configDirectory: instance?.configDirectory ?? null,
     queueDirectory: instance?.queueDirectory ?? null,
     steps: runbook.steps.map((step) => ({ name: step.name, heading: step.heading })),
+    from,
     ...who,
     ...ourProcess(),
   });

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type CheckReport, checkRunbook } from "../../src/runbook/check.ts";
 import { type JournalLine, journalFile, readJournal } from "../../src/runbook/journal.ts";
@@ -92,6 +92,14 @@ export class Bench implements Disposable {
 
   get journal(): readonly JournalLine[] {
     return readJournal(journalFile(this.runDirectory)).lines;
+  }
+
+  /** Its journal as a runner leaves it that is killed right after the first line of this event. */
+  cutAfter(event: JournalLine["event"]): void {
+    const { lines, texts, path } = readJournal(journalFile(this.runDirectory));
+    const at = lines.findIndex((line) => line.event === event);
+    writeFileSync(path, texts.slice(0, at + 1).join(""));
+    rmSync(join(this.runDirectory, "environment"), { force: true });
   }
 
   /** `event step` of the journal's lines of these events, in order. */

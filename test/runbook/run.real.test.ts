@@ -160,6 +160,56 @@ describe.concurrent("a run", () => {
     expect(bench.read("log")).toBe("pre\nact\nundo\npre\nact\n");
   });
 
+  test.each(["yes", "no"])("a step that was undone is not run again by itself (confirm=%s)", async (confirm) => {
+    using bench = new Bench();
+    const runbook = sheet([
+      fence(`name=a risk=change confirm=${confirm} timeout=5s`, 'echo act >> "$PLACE/log"') +
+        fence("name=a-verify kind=verify", "false") +
+        fence("name=a-undo kind=undo risk=change timeout=5s excludeFromRunAll=true", 'echo undo >> "$PLACE/log"'),
+    ]);
+    expect(await bench.run(runbook, { says: ["u", "s", "not wanted"] })).toMatchObject({ skipped: 1 });
+    expect(bench.read("log")).toBe("act\nundo\n");
+    expect(bench.questions[1]).toContain("a is undone\n");
+  });
+
+  test("an answer for a step called start is none for whether to begin", async () => {
+    using bench = new Bench();
+    const runbook = sheet([
+      fence("name=start risk=change timeout=5s", 'touch "$PLACE/started"') +
+        fence("name=start-verify kind=verify", 'test -e "$PLACE/started"'),
+    ]);
+    await expect(bench.run(runbook, { yes: false, answers: { start: "yes" } })).rejects.toMatchObject({
+      kind: "usage",
+      hints: [expect.any(String), expect.stringContaining('91-short = "yes"')],
+    });
+    expect(await bench.run(runbook, { yes: false, answers: { start: "yes", "91-short": "yes" } })).toMatchObject({
+      done: 1,
+    });
+  });
+
+  test.each(["run.start", "variables"] as const)("lost with its runner after %s, it was never begun", async (last) => {
+    using bench = new Bench();
+    await bench.run(fixture("90-three-steps"), { answers: typed, from: "2" }).catch(() => {});
+    bench.cutAfter(last);
+    rmSync(bench.place, { recursive: true });
+    mkdirSync(bench.place);
+    const resumed = bench.resume(fixture("90-three-steps"), { answers: typed, yes: false, says: ["n"] });
+    await expect(resumed).rejects.toMatchObject({
+      kind: "refused",
+      hints: [expect.stringContaining("runbook run 90-")],
+    });
+    expect(bench.has("first-begun")).toBe(false);
+  });
+
+  test("lost while it marks the steps before --from, it leaves them out when it goes on", async () => {
+    using bench = new Bench();
+    await bench.run(fixture("90-three-steps"), { from: "3" }).catch(() => {});
+    bench.cutAfter("step.skipped");
+    await bench.resume(fixture("90-three-steps"), { answers: typed }).catch(() => {});
+    expect(bench.has("first-begun")).toBe(false);
+    expect(bench.lines("step.skipped")).toEqual(["step.skipped look", "step.skipped first"]);
+  });
+
   test("abort stops, and can be gone on with", async () => {
     using bench = new Bench();
     await expect(bench.run(fixture("90-three-steps"), { yes: false, says: ["y", "a"] })).rejects.toMatchObject({
@@ -204,6 +254,30 @@ describe.concurrent("a run", () => {
     await bench.run(fixture("90-three-steps"), { world, says: [canary], answers: typed });
     expect(bench.said).toContain("[secret]");
     expect(bench.filesWith(canary)).toEqual([]);
+  });
+});
+
+// Changes the environment of this process: not at the same time as others.
+describe("a run that is kept nowhere", () => {
+  test("takes nothing from a file that anybody may have put into /tmp", async () => {
+    using bench = new Bench();
+    const shared = join(bench.directory, "tmp");
+    mkdirSync(shared);
+    writeFileSync(join(shared, "environment"), "EVIL=taken\0SPOOLSAFE_BLOCK_EXIT=0\0");
+    const runbook = sheet([
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
+      fence("name=look risk=read timeout=5s", 'echo "EVIL is ${EVIL-not set}"') +
+        fence("name=look-verify kind=verify", "true"),
+    ]);
+    const before = process.env.TMPDIR;
+    process.env.TMPDIR = shared;
+    try {
+      await bench.run(runbook, { world: { places: [join(shared, "environment", "runs")] } });
+    } finally {
+      if (before === undefined) delete process.env.TMPDIR;
+      else process.env.TMPDIR = before;
+    }
+    expect(bench.said).toContain("EVIL is not set");
   });
 });
 
