@@ -258,7 +258,9 @@ async function write(request: TakeClaimRequest, before: Claims): Promise<Own> {
   const time = new Date(clock.now()).toISOString();
   const claim = { time, state: "claimed", host, snapshot, run, by, into, shard } as const;
   const overrules = [...(request.overrule ?? [])];
-  return await writeClaimRecord(repository, key, before.places, { ...claim, overrules, ...list }, signal);
+  // Not interrupted half-way: it may be there for all to see already, and only what is known to be there is withdrawn.
+  signal?.throwIfAborted();
+  return await writeClaimRecord(repository, key, before.places, { ...claim, overrules, ...list });
 }
 
 /** Store the list under a salt of its own. */
