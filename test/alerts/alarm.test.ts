@@ -211,7 +211,7 @@ describe("what can't be sent", () => {
     webhook.answer = "hang";
     const from = performance.now();
     await runs(alarm({ webhookUrl: webhook.url("/") }, hasty), 1);
-    expect(performance.now() - from).toBeLessThan(3 * 200 + 15 + 600);
+    expect(performance.now() - from).toBeLessThan(10_000); // without a limit: for ever
     expect(unsent()).toMatchObject([{ channel: "webhook", error: "no answer within 0.2 s" }]);
   });
 
