@@ -312,8 +312,9 @@ describe.concurrent("conditions", () => {
     using bench = new Bench();
     const warned = step("echo old backup; exit 2");
     await expect(bench.run(warned, { yes: false, says: ["y", "n"] })).rejects.toThrow("was not accepted");
-    await bench.run(warned, { yes: false, says: ["y", "y", "y"] });
-    expect(bench.journal.find(({ event }) => event === "warning")).toMatchObject({
+    using accepting = new Bench();
+    await accepting.run(warned, { yes: false, says: ["y", "y", "y"] });
+    expect(accepting.journal.find(({ event }) => event === "warning")).toMatchObject({
       text: "old backup",
       acknowledged: "alice",
     });
