@@ -81,9 +81,14 @@ export class Bench implements Disposable {
     return await checkRunbook({ runbook, world: this.world(options), set });
   }
 
-  /** Of the newest run. */
+  /** Of the newest run; names of one second are in no order. */
   get name(): string {
-    return runNames([this.runs]).at(-1) ?? "";
+    const madeAt = (name: string) => statSync(join(this.runs, name)).birthtimeMs;
+    return (
+      runNames([this.runs])
+        .toSorted((a, b) => madeAt(a) - madeAt(b))
+        .at(-1) ?? ""
+    );
   }
 
   get runDirectory(): string {
