@@ -92,7 +92,8 @@ describe.skipIf(!needs("root", "postfix"))("a primary that lived on after its sn
     await using standby = await PrivatePostfix.create({ sink: primary.sink });
     const report = await restored(primary, taken, standby, [cut]);
     expect(report.warnings).toContainEqual(expect.stringMatching(/^lines are missing in the logs from /));
-    expectAccounted(report, pairsLeft(manifest));
+    // Perhaps all that was delivered of the snapshot was delivered in the hole.
+    expectAccounted(report, pairsLeft(manifest), 0);
     const inTheHole = report.inDoubt.filter(({ recipient }) => recipient.endsWith("@slow.test"));
     expect(inTheHole.length).toBeGreaterThan(5);
     await deliverRest(primary, standby, report);
@@ -146,10 +147,14 @@ async function deliverRest(primary: Primary, standby: PrivatePostfix, { inDoubt 
 }
 
 /** Every recipient left in the snapshot is served, in doubt, or placed to be delivered. */
-function expectAccounted({ alreadyDelivered, inDoubt, bound }: RestoreReport, left: readonly string[]): void {
+function expectAccounted(
+  { alreadyDelivered, inDoubt, bound }: RestoreReport,
+  left: readonly string[],
+  leastDone = 1,
+): void {
   const counts = { ...bound.counts, done: alreadyDelivered.length, inDoubt: inDoubt.length };
   expect(bound.counts).toEqual(counts);
-  expect(counts.done).toBeGreaterThan(0);
+  expect(counts.done).toBeGreaterThanOrEqual(leastDone);
   expect(counts.done + counts.inDoubt + (bound.counts?.deliver ?? 0)).toBe(left.length);
 }
 
